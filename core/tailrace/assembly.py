@@ -1,0 +1,25 @@
+"""From settings that hold to a pipeline: its parts are made here, and opened by the pipeline."""
+
+from __future__ import annotations
+
+from tailrace.formats import Format
+from tailrace.pipeline import Hooks, Pipeline
+from tailrace.resolve import Resolved
+
+
+def build(
+    resolved: Resolved, *, format: Format | None = None, hooks: Hooks | None = None
+) -> Pipeline:
+    """The pipeline that `resolved` describes. No I/O. `format` takes the configured one's place."""
+    setup = resolved.setup
+    source, sink = resolved.source, resolved.sink
+    shape = format or resolved.format.offer.load()(
+        resolved.format.config, name=setup.name, connector=setup.connector
+    )
+    return Pipeline(
+        resolved.pipeline,
+        source.offer.load()(source.config, setup),
+        sink.offer.load()(sink.config, setup, shape),
+        resolved.store.load()(resolved.location),
+        hooks,
+    )

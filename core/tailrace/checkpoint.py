@@ -1,0 +1,101 @@
+"""Checkpoints: the position kept for a pipeline, and what stores must promise."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from types import TracebackType
+from typing import Self
+
+from msgspec import Struct
+
+from tailrace.event import Position
+
+VERSION = 1
+"""The checkpoint's format; a store refuses a newer one by name."""
+
+
+class TableProgress(Struct, frozen=True):
+    """How far the backfill of one table has come.
+
+    `started` and `ts` (microseconds since 1970 UTC) are where and when it began; they go into the
+    events, so that a row read again after a crash is the same event. `after` is the last key
+    delivered, as the database's own text.
+    """
+
+    started: Position
+    ts: int
+    after: tuple[str, ...] | None = None
+    rows: int = 0
+    done: bool = False
+
+
+class Checkpoint(Struct, frozen=True):
+    """Everything a pipeline needs to go on. Immutable; saved whole.
+
+    `position` is None from a pipeline's first start until its first event or heartbeat is saved.
+    `tables` is the backfill's progress, by the table's label (``schema.table``).
+    """
+
+    source: str
+    position: Position | None
+    tables: dict[str, TableProgress] = {}
+    epoch: int = 0
+    version: int = VERSION
+
+
+class CheckpointStore(ABC):
+    """Keeps one checkpoint for each pipeline name. Constructors do no I/O.
+
+    All methods may raise TransientError (disk full, locked, far end down) and CheckpointError
+    (torn, newer version, not a checkpoint). A checkpoint that cannot be read is never taken for a
+    missing one. A store is used from one event loop; blocking I/O goes to a thread.
+    """
+
+    def __init__(self, location: str) -> None:
+        """`location` is what follows the store's name: ``sqlite:cdc.db`` gives ``cdc.db``."""
+        self.location = location
+
+    async def open(self) -> None:
+        """Raises ConfigError if the store cannot be used at all (no such folder, no right)."""
+
+    async def close(self) -> None:
+        """Release files and connections."""
+
+    @abstractmethod
+    async def load(self, name: str) -> Checkpoint | None:
+        """The last checkpoint saved for pipeline `name`; None if there never was one."""
+
+    @abstractmethod
+    async def claim(self, name: str, checkpoint: Checkpoint) -> Checkpoint:
+        """Become the pipeline's only writer: store `checkpoint` under the next epoch, return it so.
+
+        `checkpoint.epoch` is the epoch that was loaded (0 if there was none). If the stored epoch
+        is another by now, somebody else has claimed since: FencedError, and nothing is stored.
+        """
+
+    @abstractmethod
+    async def save(self, name: str, checkpoint: Checkpoint) -> None:
+        """Replace the checkpoint; on return it is durable, and a crash leaves the old or the new.
+
+        Raises FencedError, storing nothing, unless the stored epoch is `checkpoint.epoch`.
+        """
+
+    @abstractmethod
+    async def names(self) -> list[str]:
+        """The pipelines that have a checkpoint here, sorted."""
+
+    @abstractmethod
+    async def delete(self, name: str) -> None:
+        """Forget the pipeline's checkpoint; no error if there is none."""
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()

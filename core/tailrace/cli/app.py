@@ -1,0 +1,194 @@
+"""The grammar of ``cdc``: verbs, options, help. What a verb does is imported when it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from tailrace.cli.options import Given, Options, as_json, configured, shared
+
+pass_options = click.make_pass_decorator(Options)
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Start with: cdc demo, or cdc run source=postgres sink=stdout source.dsn=postgresql://…",
+)
+@click.version_option(package_name="tailrace", prog_name="cdc", message="%(prog)s %(version)s")
+@shared
+def cdc() -> None:
+    """Stream committed database changes to the places that act on them.
+
+    Settings are KEY=VALUE on the command line, CDC__KEY in the environment, or cdc.toml.
+    """
+
+
+@cdc.command()
+@configured
+@click.option("--once", is_flag=True, help="Stop when what was committed before is delivered.")
+@shared
+@pass_options
+def run(
+    options: Options,
+    arguments: tuple[str, ...],
+    config: Path | None,
+    pipelines: tuple[str, ...],
+    once: bool,
+) -> int:
+    """Deliver changes until stopped.
+
+    Runs one pipeline, or every pipeline of cdc.toml.
+
+    Without a file, name source and sink here. SIGTERM and Ctrl-C deliver what was read, save
+    the position and exit 0; a second one leaves at once.
+
+    \b
+    cdc run source=postgres sink=nats \\
+        source.dsn=postgresql://user@host/db sink.url=nats://127.0.0.1:4222
+    cdc run --config cdc.toml --pipeline orders
+    """
+    from tailrace.cli import running
+
+    return running.run(Given(arguments, config, pipelines), options, once=once)
+
+
+@cdc.command()
+@configured
+@as_json
+@shared
+@pass_options
+def tail(
+    options: Options,
+    arguments: tuple[str, ...],
+    config: Path | None,
+    pipelines: tuple[str, ...],
+    as_json: bool,
+) -> int:
+    """Show changes as they are committed.
+
+    Begins now. Needs no sink, keeps no position, and leaves no slot behind.
+
+    \b
+    cdc tail source=postgres source.dsn=postgresql://user@host/db source.tables=public.*
+    """
+    from tailrace.cli import tailing
+
+    return tailing.tail(Given(arguments, config, pipelines), options, as_json=as_json)
+
+
+@cdc.command()
+@as_json
+@shared
+def plugins(as_json: bool) -> None:
+    """List the installed plugins.
+
+    \b
+    cdc plugins
+    """
+    from tailrace.cli import describing
+
+    describing.plugins(as_json=as_json)
+
+
+@cdc.command()
+@click.argument("plugin")
+@as_json
+@shared
+def describe(plugin: str, as_json: bool) -> None:
+    """Show the keys of a plugin.
+
+    Each with its type and default, and whether it is a secret.
+
+    \b
+    cdc describe postgres
+    """
+    from tailrace.cli import describing
+
+    describing.describe(plugin, as_json=as_json)
+
+
+@cdc.group()
+@shared
+def checkpoint() -> None:
+    """Look at the positions that pipelines have saved."""
+
+
+@checkpoint.command("show")
+@configured
+@as_json
+@shared
+def checkpoint_show(
+    arguments: tuple[str, ...],
+    config: Path | None,
+    pipelines: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Show a pipeline's position, epoch, source and backfill progress.
+
+    With a checkpoint alone, shows every pipeline in it.
+
+    \b
+    cdc checkpoint show name=orders
+    cdc checkpoint show checkpoint=sqlite:/var/lib/cdc/cdc.db
+    """
+    from tailrace.cli import checkpoints
+
+    checkpoints.show(Given(arguments, config, pipelines), as_json=as_json)
+
+
+@cdc.group("config")
+@shared
+def config_() -> None:
+    """Look at settings."""
+
+
+@config_.command("show")
+@configured
+@as_json
+@shared
+def config_show(
+    arguments: tuple[str, ...],
+    config: Path | None,
+    pipelines: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Show every key's value and where it comes from; secrets are masked.
+
+    \b
+    cdc config show --config cdc.toml
+    """
+    from tailrace.cli import showing
+
+    showing.show(Given(arguments, config, pipelines), as_json=as_json)
+
+
+@cdc.command()
+@shared
+def demo() -> int:
+    """See it work on servers of its own.
+
+    Starts a PostgreSQL, a NATS server and a pipeline, and removes all of them at the end.
+
+    \b
+    pip install 'tailrace[demo]' && cdc demo
+    """
+    from tailrace.cli import demonstrating
+
+    return demonstrating.demo()
+
+
+def execute(arguments: Sequence[str] | None) -> int:
+    """Run the command line; every way to end goes through here. Returns the exit status."""
+    options = Options()
+    try:
+        status = cdc.main(arguments, "cdc", standalone_mode=False, obj=options)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("stopped", err=True)
+        return 1
+    except BaseException as error:
+        from tailrace.cli import reporting
+
+        return reporting.report(error, options)
+    return status if isinstance(status, int) else 0

@@ -1,0 +1,39 @@
+"""Checkpoints that end with the process: for tests, and where nothing is to be kept."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from tailrace.checkpoint import Checkpoint, CheckpointStore
+from tailrace.stores import fence
+
+
+class MemoryStore(CheckpointStore):
+    """``memory:``; `location` means nothing, and every store object has checkpoints of its own."""
+
+    def __init__(self, location: str = "") -> None:
+        super().__init__(location)
+        self._kept: dict[str, Checkpoint] = {}
+        self._epochs: dict[str, int] = {}
+
+    async def load(self, name: str) -> Checkpoint | None:
+        return self._kept.get(name)
+
+    async def claim(self, name: str, checkpoint: Checkpoint) -> Checkpoint:
+        fence(name, self._epoch(name), checkpoint.epoch)
+        epoch = self._epochs[name] = self._epochs.get(name, 0) + 1
+        mine = self._kept[name] = replace(checkpoint, epoch=epoch)
+        return mine
+
+    async def save(self, name: str, checkpoint: Checkpoint) -> None:
+        fence(name, self._epoch(name), checkpoint.epoch)
+        self._kept[name] = checkpoint
+
+    async def names(self) -> list[str]:
+        return sorted(self._kept)
+
+    async def delete(self, name: str) -> None:
+        self._kept.pop(name, None)
+
+    def _epoch(self, name: str) -> int:
+        return self._kept[name].epoch if name in self._kept else 0
