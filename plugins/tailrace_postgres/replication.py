@@ -1,0 +1,186 @@
+"""The replication connection: START_REPLICATION, reading without blocking, keepalives.
+
+psycopg connects, authenticates and encrypts; once the server has answered COPY_BOTH this module
+reads and writes through libpq alone, never blocking (PostgreSQL manual, 54.4).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from typing import Any
+
+import psycopg
+from psycopg import pq, sql
+from psycopg.abc import Query
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.errors import error_from_result
+
+from tailrace.errors import TailraceError, TransientError
+from tailrace_postgres import pgoutput
+from tailrace_postgres.errors import translate
+from tailrace_postgres.lsn import lsn_text
+from tailrace_postgres.transactions import Consume, Receive
+
+SETTINGS = (
+    "-c datestyle=ISO -c intervalstyle=postgres -c extra_float_digits=3 -c timezone=UTC "
+    "-c bytea_output=hex -c lc_monetary=C -c xmlbinary=base64 -c row_security=off"
+)
+"""What decides how the server prints values; pinned, so that stream and backfill agree. Where row
+security would hide rows from the backfill, reading is an error instead."""
+
+_CONNECT_TIMEOUT = 10
+_STATUS_INTERVAL = 1.0
+_BUSY = 10_000.0  # messages a second from which reading naps
+_NAP = 0.0003
+
+
+def conninfo(dsn: str, name: str, **extra: Any) -> str:
+    """The user's DSN with our settings added; raises psycopg.ProgrammingError for a bad one."""
+    given = conninfo_to_dict(dsn)
+    _check_address(str(given.get("host", "")), str(given.get("port", "")))
+    options = f"{given.pop('options', '')} {SETTINGS}".strip()
+    defaults = {
+        "connect_timeout": _CONNECT_TIMEOUT,
+        "application_name": f"cdc {name}"[:63],
+        "keepalives_idle": 10,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 30_000,
+        "client_encoding": "UTF8",
+    }
+    return make_conninfo(**{**defaults, **given, "options": options, **extra})
+
+
+def _check_address(hosts: str, ports: str) -> None:
+    """A bare @, : or / in a URL's password makes libpq take a part of it for host or port.
+
+    It would print that part, so it must not come to see it.
+    """
+    if any("@" in host[1:] for host in hosts.split(",")):
+        raise psycopg.ProgrammingError("host with @")
+    if any(port and not port.isdigit() for port in ports.split(",")):
+        raise psycopg.ProgrammingError("port that is no number")
+
+
+async def connect(info: str) -> psycopg.AsyncConnection[Any]:
+    """A connection in replication mode; only simple queries may be sent on it."""
+    return await psycopg.AsyncConnection.connect(
+        make_conninfo(info, replication="database"), autocommit=True
+    )
+
+
+class Link:
+    """One running START_REPLICATION. `received` is kept by the reader; `flushed` by `release`."""
+
+    def __init__(self, connection: psycopg.AsyncConnection[Any], flushed: int) -> None:
+        self.flushed = flushed
+        self.received = 0
+        self._connection = connection
+        self._pgconn: pq.abc.PGconn = connection.pgconn
+        self._keeper: asyncio.Task[None] | None = None
+        self._failure: BaseException | None = None
+        self._count = 0
+        self._since = time.monotonic()
+        self._napping = False
+
+    async def start(self, slot: str, publication: str, lsn: int, timeout: float) -> None:
+        """Begin to stream at `lsn`. `timeout` is the server's wal_sender_timeout in seconds."""
+        quoted = '"' + publication.replace('"', '""') + '"'
+        command: Query = sql.SQL(
+            "START_REPLICATION SLOT {} LOGICAL {} (proto_version '1', publication_names {})"
+        ).format(sql.Identifier(slot), sql.SQL(lsn_text(lsn)), sql.Literal(quoted))
+        await self._connection.execute(command)
+        self._pgconn.nonblocking = 1
+        interval = min(_STATUS_INTERVAL, timeout / 3) if timeout else _STATUS_INTERVAL
+        self._keeper = asyncio.create_task(self._keep(interval), name="postgres keepalive")
+
+    @property
+    def receive(self) -> Receive:
+        return self._pgconn.get_copy_data
+
+    @property
+    def consume(self) -> Consume:
+        return self._pgconn.consume_input
+
+    def end(self) -> TailraceError:
+        """Why the stream ended: the server's error, or a shutdown."""
+        self._pgconn.nonblocking = 0
+        result = self._pgconn.get_result()
+        if result is not None and result.status == pq.ExecStatus.FATAL_ERROR:
+            error = error_from_result(result)
+            return translate(error, "the replication stream ended")
+        return TransientError("the server ended the replication stream")
+
+    async def wait(self, messages: int) -> bool:
+        """Wait for more after `messages` were taken; False if none came within a second.
+
+        The server sends a small segment for every change, and waking for each costs more than
+        reading it. So while messages come fast, nap first and find many.
+        """
+        self._count += messages
+        now = time.monotonic()
+        elapsed = now - self._since
+        if elapsed > 0.002:
+            self._napping = self._count / elapsed > _BUSY
+            self._count, self._since = 0, now
+        if self._napping and messages:
+            await asyncio.sleep(_NAP)
+            return True
+        return await self._readable(_STATUS_INTERVAL)
+
+    async def _readable(self, timeout: float) -> bool:
+        loop = asyncio.get_running_loop()
+        ready = loop.create_future()
+        socket = self._pgconn.socket
+
+        def wake(readable: bool) -> None:
+            if not ready.done():
+                ready.set_result(readable)
+
+        loop.add_reader(socket, wake, True)
+        timer = loop.call_later(timeout, wake, False)
+        try:
+            result: bool = await ready
+        finally:
+            timer.cancel()
+            loop.remove_reader(socket)
+        if self._failure:
+            raise TransientError(f"the replication connection failed: {self._failure}")
+        return result
+
+    def send_status(self, *, reply: bool = False) -> None:
+        """Tell the server how far we are. Never waits: what does not fit is sent later."""
+        now = time.time_ns() // 1000
+        data = pgoutput.status(max(self.received, self.flushed), self.flushed, now, reply=reply)
+        self._pgconn.put_copy_data(data)
+        self._pgconn.flush()
+
+    def ask(self) -> None:
+        """Have the server say how far it is. A connection that broke is the reader's business."""
+        with contextlib.suppress(psycopg.Error):
+            self.send_status(reply=True)
+
+    async def _keep(self, interval: float) -> None:
+        """Status updates whatever the sink does, so that the server does not hang up on us."""
+        while True:
+            await asyncio.sleep(interval)
+            try:
+                self.send_status(reply=True)
+            except psycopg.Error as error:
+                self._failure = error
+                return
+
+    async def close(self) -> None:
+        """Send the last status, end the stream if the connection still lives, and close it."""
+        if self._keeper:
+            self._keeper.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._keeper
+        with contextlib.suppress(psycopg.Error, OSError):
+            if self._keeper and self._pgconn.status == pq.ConnStatus.OK:
+                self.send_status()
+                self._pgconn.put_copy_end()
+                self._pgconn.flush()
+        await self._connection.close()

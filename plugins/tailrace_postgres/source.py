@@ -1,0 +1,292 @@
+"""The PostgreSQL source: opens, checks, streams, releases."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, suppress
+from typing import Any, ClassVar
+
+import psycopg
+from psycopg import AsyncConnection, sql
+
+from tailrace.config import PluginConfig
+from tailrace.connector import BackfillSource, Chunk, Setup, TableStatus
+from tailrace.errors import ConfigError, PositionLostError, TransientError
+from tailrace.event import Batch, Event, Position
+from tailrace.patterns import Patterns
+from tailrace.schema import TableSchema
+from tailrace_postgres.catalog import Table, Types, decoder_for, fetch, find_slot, user_tables
+from tailrace_postgres.chunks import read_chunk
+from tailrace_postgres.config import PostgresConfig
+from tailrace_postgres.decoder import Decoder
+from tailrace_postgres.errors import translated
+from tailrace_postgres.lsn import Place, lsn_text, parse_lsn, record_end
+from tailrace_postgres.pgoutput import Relation
+from tailrace_postgres.replication import Link, connect, conninfo
+from tailrace_postgres.transactions import Assembler
+from tailrace_postgres.upstream import drop_publication, ensure_publication, ensure_slot, slot_name
+
+_HEARTBEAT = 1.0
+_SILENCE = 60.0
+_TAKE = 1_000
+_REMEMBERED = 65_536
+
+
+class PostgresSource(BackfillSource):
+    """Reads a logical replication slot with pgoutput, protocol version 1."""
+
+    Config: ClassVar[type[PluginConfig]] = PostgresConfig
+    capabilities = frozenset(
+        {"backfill", "before_image", "transactions", "truncate", "position_in_transaction"}
+    )
+
+    def __init__(self, config: PostgresConfig, setup: Setup) -> None:
+        super().__init__(config, setup)
+        self.slot = config.slot or slot_name(setup.name)
+        own = self.slot if config.temporary else slot_name(setup.name)
+        self.publication = config.publication or own
+        self._patterns = Patterns(config.tables)
+        self._types = Types()
+        self._info = ""
+        self._identity = ""
+        self._database = ""
+        self._connecting = asyncio.Lock()
+        self._admin: AsyncConnection[Any] | None = None
+        self._reader: AsyncConnection[Any] | None = None
+        self._link: Link | None = None
+        self._released = 0
+        self._heard = 0.0
+        self._asked = 0
+        self._made_publication = False
+        self._decoders: dict[Relation, Decoder] = {}
+        self._delivered: deque[int] = deque(maxlen=_REMEMBERED)
+
+    @property
+    def identity(self) -> str:
+        return self._identity
+
+    async def open(self) -> None:
+        try:
+            self._info = conninfo(self.config.dsn.get_secret_value(), self.setup.name)
+        except psycopg.ProgrammingError as error:
+            raise ConfigError(
+                "source.dsn: not a PostgreSQL connection string",
+                mend="write postgresql://user@host:5432/database or host=… dbname=…; in a URL,"
+                " @ : / and % of the password are %40 %3A %2F and %25",
+            ) from error
+        with translated("source.dsn: connecting to PostgreSQL", opening=True):
+            await self._check_server(await self._connection())
+            await self._identify()
+
+    async def close(self) -> None:
+        if self.config.temporary and self._made_publication:
+            with suppress(psycopg.Error):
+                await drop_publication(await self._connection(), self.publication)
+        for connection in (self._admin, self._reader):
+            if connection is not None:
+                await connection.close()
+
+    async def _check_server(self, admin: AsyncConnection[Any]) -> None:
+        if admin.info.server_version < 140_000:
+            raise ConfigError(
+                f"PostgreSQL {admin.info.server_version // 10_000} is too old",
+                mend="Tailrace reads PostgreSQL 14 and newer",
+            )
+        [(standby, level)] = await fetch(
+            admin, sql.SQL("SELECT pg_is_in_recovery(), current_setting('wal_level')")
+        )
+        if standby:
+            raise ConfigError("the server is a standby", mend="name the primary in source.dsn")
+        if level != "logical":
+            raise ConfigError(
+                f"the server's wal_level is {level}, not logical",
+                mend="ALTER SYSTEM SET wal_level = logical; then restart the server",
+            )
+        tables = await user_tables(admin, self._patterns)
+        if unmatched := self._patterns.unmatched(table.label for table in tables):
+            if self._patterns.everything:
+                raise ConfigError(
+                    "the database has no tables that could be captured",
+                    mend="create one first, or name the right database in source.dsn",
+                )
+            raise ConfigError(
+                f"source.tables: no table matches {', '.join(unmatched)}",
+                mend="name an existing table as schema.table; case counts",
+            )
+
+    async def _identify(self) -> None:
+        replication = await connect(self._info)
+        try:
+            [(system, *_)] = await fetch(replication, sql.SQL("IDENTIFY_SYSTEM"))
+        finally:
+            await replication.close()
+        self._identity = f"pg:{system}"
+
+    async def _connection(self) -> AsyncConnection[Any]:
+        """The connection for the catalog; opened again if it broke."""
+        async with self._connecting:  # stream and backfill come at the same time
+            if self._admin is None or self._admin.closed:
+                self._admin = await AsyncConnection.connect(self._info, autocommit=True)
+                self._database = self._admin.info.dbname
+            return self._admin
+
+    async def begin(self) -> None:
+        if self.config.slot or self.config.temporary:
+            return
+        with translated("looking for the slot"):
+            slot = await find_slot(await self._connection(), self.slot)
+        if slot is not None:
+            raise PositionLostError(
+                f"replication slot {self.slot!r} is there, but pipeline {self.setup.name!r} has"
+                " no checkpoint: it was kept somewhere else, or it is gone",
+                mend="start where the checkpoint is (key checkpoint), or give up the slot: SELECT"
+                f" pg_drop_replication_slot('{self.slot}'), or take it on: source.slot={self.slot}",
+            )
+
+    async def stream(self, after: Position | None) -> AsyncGenerator[Batch, None]:
+        link, assembler = await self._start(Place.parse(after) if after else None)
+        try:
+            if after is None:
+                yield Batch([], assembler.place.position())
+            async with aclosing(self._read(link, assembler)) as batches:
+                async for batch in batches:
+                    yield batch
+        finally:
+            self._link = None
+            await link.close()
+
+    async def _start(self, after: Place | None) -> tuple[Link, Assembler]:
+        """Publication first, then slot: a slot never stands before its publication."""
+        with translated("starting replication"):
+            admin = await self._connection()
+            tables = await user_tables(admin, self._patterns)
+            everything = self._patterns.everything
+            self._made_publication |= await ensure_publication(
+                admin, self.publication, tables, everything=everything
+            )
+            replication = await connect(self._info)
+            link = Link(replication, self._released)
+            try:
+                temporary = self.config.temporary
+                place = await ensure_slot(admin, replication, self.slot, after, temporary=temporary)
+                timeout = await self._sender_timeout(admin)
+                await link.start(self.slot, self.publication, place.lsn, timeout)
+            except BaseException:
+                await link.close()
+                raise
+        self._link = link
+        return link, Assembler(self._identity, place, self._delivered)
+
+    async def _sender_timeout(self, admin: AsyncConnection[Any]) -> float:
+        [(setting,)] = await fetch(
+            admin,
+            sql.SQL("SELECT setting::float8 / 1000 FROM pg_settings WHERE name = %s"),
+            "wal_sender_timeout",
+        )
+        return float(setting)
+
+    async def _read(self, link: Link, assembler: Assembler) -> AsyncGenerator[Batch, None]:
+        limit = min(_TAKE, self.setup.batch_events)
+        given, since = assembler.place, 0.0
+        self._heard = time.monotonic()
+        while True:
+            events: list[Event] = []
+            with translated("reading the stream"):
+                size = assembler.take(
+                    link.receive, link.consume, events, limit, self.setup.batch_bytes
+                )
+                if assembler.keepalive:
+                    self._answer(link, assembler)
+            now = time.monotonic()
+            self._heard = self._heard if assembler.drained and not events else now
+            asked = 0 < self._asked <= assembler.place.lsn
+            moved = assembler.place > given and now - since >= _HEARTBEAT
+            if events or asked or moved:
+                given, since = assembler.place, now
+                self._asked = 0 if asked else self._asked
+                yield Batch(events, given.position(), size)
+            if assembler.undescribed:
+                await self._describe(assembler, assembler.undescribed)
+            elif assembler.ended:
+                raise link.end()
+            elif assembler.drained:
+                await self._wait(link, len(events))
+            else:
+                await asyncio.sleep(0)  # others must get on, too, however much is skipped
+
+    async def _wait(self, link: Link, taken: int) -> None:
+        with translated("reading the stream"):
+            if await link.wait(taken):
+                self._heard = time.monotonic()
+            elif time.monotonic() - self._heard > _SILENCE:
+                raise TransientError(f"the server has said nothing for {_SILENCE:.0f} s")
+
+    def _answer(self, link: Link, assembler: Assembler) -> None:
+        assert assembler.keepalive is not None
+        self._heard = time.monotonic()
+        link.received = assembler.received
+        if assembler.keepalive.reply:
+            link.send_status()
+        assembler.keepalive = None
+
+    async def _describe(self, assembler: Assembler, relation: Relation) -> None:
+        captured = self._patterns.matches(f"{relation.schema}.{relation.name}")
+        with translated("looking up a table"):
+            decoder = await self._decoder(relation) if captured else None
+        assembler.describe(relation, decoder)
+
+    async def _decoder(
+        self, relation: Relation, primary_key: tuple[str, ...] | None = None
+    ) -> Decoder:
+        """One decoder, and so one TableSchema, for each shape of a relation."""
+        if relation not in self._decoders:
+            self._decoders[relation] = await decoder_for(
+                await self._connection(), self._types, self._database, relation, primary_key
+            )
+        return self._decoders[relation]
+
+    async def release(self, position: Position) -> None:
+        place = Place.parse(position)
+        if not place.done:  # the slot confirms whole transactions only
+            self._released = max(self._released, place.lsn)
+            if self._link is not None:
+                self._link.flushed = self._released
+
+    async def head(self) -> Position:
+        with translated("asking for the log's end"):
+            [(lsn,)] = await fetch(
+                await self._connection(), sql.SQL("SELECT pg_current_wal_insert_lsn()::text")
+            )
+        self._asked = record_end(parse_lsn(lsn))
+        if self._link is not None:
+            self._link.ask()  # so that an idle stream passes the mark now, not in a second
+        return Position(lsn_text(self._asked))
+
+    def passed(self, position: Position, mark: Position) -> bool:
+        return Place.parse(position) >= Place.parse(mark)
+
+    async def tables(self) -> list[TableStatus]:
+        with translated("listing the tables"):
+            found = await user_tables(await self._connection(), self._patterns)
+            return [TableStatus((await self._described(t)).table, t.rows) for t in found]
+
+    async def _described(self, table: Table) -> Decoder:
+        return await self._decoder(table.relation, table.primary_key)
+
+    async def chunk(
+        self, table: TableSchema, after_key: tuple[str, ...] | None, limit: int
+    ) -> Chunk:
+        with translated(f"reading {table.label} for the backfill"):
+            if self._reader is None or self._reader.closed:
+                self._reader = await AsyncConnection.connect(self._info, autocommit=True)
+            return await read_chunk(
+                self._reader,
+                table.path,
+                after_key,
+                (limit, self.setup.batch_bytes),
+                self._delivered,
+                self._described,
+            )
