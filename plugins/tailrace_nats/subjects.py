@@ -1,0 +1,94 @@
+"""Subjects: how names are escaped, which templates are legal, what a stream must cover.
+
+Pure text. A name from a database becomes exactly one part of a subject token, whatever is in it.
+"""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import unquote_to_bytes
+
+from tailrace.template import Template
+
+LONGEST = 2_000
+"""Characters in a subject at most; the server reads protocol lines of 4,096 bytes."""
+
+_UNSAFE = re.compile(rb"[^A-Za-z0-9_-]")
+_ILLEGAL = re.compile(r"[^!-~]|[*>]")
+_EMPTY = "%"
+
+
+def escape(name: str) -> str:
+    """`name` as part of a subject token: all but letters, digits, _ and - as %XX of its UTF-8.
+
+    The empty name is a lone ``%``, as a token must not be empty. `unescape` is the inverse.
+    """
+    data = name.encode("utf-8", "surrogatepass")
+    return _UNSAFE.sub(lambda m: b"%%%02X" % m[0][0], data).decode() or _EMPTY
+
+
+def unescape(part: str) -> str:
+    """The name that `escape` was given."""
+    if part == _EMPTY:
+        return ""
+    return unquote_to_bytes(part).decode("utf-8", "surrogatepass")
+
+
+def template(text: str) -> Template:
+    """The subject template `text`; ValueError says what is wrong with it."""
+    parsed = Template(text, escape)
+    if any(_ILLEGAL.search(literal) for literal in parsed.literals):
+        raise ValueError("a subject has no spaces, wildcards, control or non-ASCII characters")
+    if not all(all(shape.split(".")) for shape in shapes(parsed, "x")):
+        raise ValueError("a subject has no empty parts: check the dots")
+    return parsed
+
+
+def shapes(subject: Template, name: str) -> tuple[str, str]:
+    """The subjects that `subject` gives in pipeline `name`, with ``*`` for what varies.
+
+    First for tables with a schema, then for those without.
+    """
+    values: dict[str, str | None] = dict.fromkeys(("db", "schema", "table", "op"), "*")
+    values["name"] = escape(name)
+    return _shape(subject.fill(values)), _shape(subject.fill({**values, "schema": None}))
+
+
+def _shape(text: str) -> str:
+    return ".".join("*" if "*" in token else token for token in text.split("."))
+
+
+def to_cover(subject: Template, name: str) -> str | None:
+    """What a new stream listens to; None if the first token varies."""
+    shape = shapes(subject, name)[0]
+    fixed = shape.partition("*")[0]
+    if fixed == shape:
+        return shape
+    return f"{fixed}>" if fixed else None
+
+
+def overlap(one: str, other: str) -> bool:
+    """Whether a subject can match both patterns."""
+    left, right = one.split("."), other.split(".")
+    for a, b in zip(left, right, strict=False):
+        if ">" in (a, b):
+            return True
+        if a != b and "*" not in (a, b):
+            return False
+    return len(left) == len(right)
+
+
+def covers(pattern: str, shape: str) -> bool:
+    """Whether `pattern` matches every subject that `shape` does."""
+    left, right = pattern.split("."), shape.split(".")
+    for a, b in zip(left, right, strict=False):
+        if a == ">":
+            return True
+        if a not in ("*", b) or b == ">":
+            return False
+    return len(left) == len(right)
+
+
+def stream_name(pipeline: str) -> str:
+    """The pipeline's name with _ for what a stream's name cannot hold."""
+    return re.sub(r"[^A-Za-z0-9_-]", "_", pipeline) or "cdc"
