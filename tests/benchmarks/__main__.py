@@ -1,0 +1,123 @@
+"""The command line: starts the servers, measures, prints, keeps the figures."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+from benchmarks import peers, steady, throughput
+from benchmarks.contenders import Contender, RecvLogical, ToFile, ToNats
+from benchmarks.database import SETTINGS, Database
+from benchmarks.plan import GROUPS, STREAMING, Plan, quick
+from benchmarks.report import markdown, text
+from benchmarks.results import Machine, Result, read, save
+from tailrace_demo.servers import Nats, Postgres
+
+Say = Callable[[str], object]
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """0 when all was delivered, however long it took; 1 when something was lost."""
+    given = _arguments().parse_args(words)
+    if given.show:
+        print(markdown(read(given.show)), end="")
+        return 0
+    result = run(_plan(given), lambda line: print(line, file=sys.stderr, flush=True))
+    kept = "" if given.forget else f"\n\nkept in {os.path.relpath(save(result))}"
+    print(text(result) + kept)
+    return 1 if result.faults else 0
+
+
+def _arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--rows", type=int, help="rows in the one large transaction")
+    parser.add_argument("--only", type=_groups, default=GROUPS, help=",".join(GROUPS))
+    parser.add_argument("--runs", type=int, help="times that each is run; the best counts")
+    parser.add_argument("--quick", action="store_true", help="end within a minute")
+    parser.add_argument("--forget", action="store_true", help="keep no figures")
+    parser.add_argument("--show", type=Path, metavar="FILE", help="print kept figures as Markdown")
+    return parser
+
+
+def _groups(text: str) -> tuple[str, ...]:
+    groups = tuple(text.split(","))
+    if unknown := set(groups) - set(GROUPS):
+        raise argparse.ArgumentTypeError(f"no {', '.join(sorted(unknown))}; {', '.join(GROUPS)}")
+    return groups
+
+
+def _plan(given: argparse.Namespace) -> Plan:
+    if given.quick:
+        return quick(given.only, given.rows)
+    return Plan(given.only, given.rows or Plan().rows, given.runs or Plan().runs)
+
+
+def run(plan: Plan, say: Say) -> Result:
+    """Measure everything in `plan` on servers of our own."""
+    load = os.getloadavg()
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tailrace-bench-")))
+        folder.chmod(0o711)  # the server's own user goes through it
+        nats = stack.enter_context(Nats(_made(folder / "nats")))
+        postgres = stack.enter_context(Postgres(_made(folder / "postgres"), settings=SETTINGS))
+        database = stack.enter_context(closing(Database(postgres)))
+        result = Result(plan, Machine.this(), _versions(database), load=load)
+        _stream(result, database, nats, folder, say)
+        if "latency" in plan.groups:
+            say("latency: commit to subscriber")
+            result.latency = steady.latency(database, nats, plan, folder)
+        if "memory" in plan.groups:
+            say(f"memory: NATS stopped for {plan.stall_seconds} s")
+            result.stall = steady.stall(database, nats, plan, folder)
+    return result
+
+
+def _stream(result: Result, database: Database, nats: Nats, folder: Path, say: Say) -> None:
+    plan = result.plan
+    ours: dict[str, Contender] = {
+        "file": ToFile(database, folder),
+        "nats": ToNats(database, folder, nats),
+    }
+    wanted = [ours[group] for group in STREAMING if group in plan.groups]
+    if not wanted:
+        return
+    contenders = [RecvLogical(database, folder), *wanted]
+    result.start = throughput.starts(database, contenders)
+    result.peers["Debezium"] = peers.debezium()
+    for case in plan.cases:
+        say(f"streaming: {case.label}")
+        peer, said = peers.wal_listener(database, folder, nats, case)
+        result.peers["wal-listener"] = said
+        result.streamed += throughput.measure(
+            database, case, [*contenders, *([peer] if peer else [])], plan.runs, result.start
+        )
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(mode=0o711)
+    return folder
+
+
+def _versions(database: Database) -> dict[str, str]:
+    from tailrace_demo.packages import nats_binary
+
+    said = subprocess.run(
+        [str(nats_binary()), "--version"], capture_output=True, text=True, check=True
+    )
+    return {
+        "PostgreSQL": database.ask("SHOW server_version").split()[0],
+        "NATS": said.stdout.split()[-1].removeprefix("v"),
+        "Python": Machine.this().python,
+    }
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # servers and files go
+    sys.exit(main())

@@ -1,0 +1,125 @@
+"""Real servers for every test: one of each kind per worker, a database and streams per test."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from servers.found import find_nats, find_postgres
+from servers.proxy import Proxy
+from servers.tidy import create_database, delete_streams, drop_database
+from tailrace.errors import ConfigError
+from tailrace_demo.servers import Nats, Postgres
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--require-servers",
+        action="store_true",
+        default=os.environ.get("CI") == "true",
+        help="fail, instead of skip, where a server is missing (set when CI=true)",
+    )
+
+
+@contextmanager
+def server_folder() -> Iterator[Path]:
+    """A folder in which an unprivileged server finds its data; pytest's own are closed to it."""
+    folder = Path(tempfile.mkdtemp(prefix="tailrace-test-"))
+    folder.chmod(0o711)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def missing(config: pytest.Config, error: ConfigError) -> None:
+    """Skip the test, or fail it where servers are required."""
+    if config.getoption("--require-servers"):
+        raise error
+    pytest.skip(str(error))
+
+
+@contextmanager
+def running_postgres(config: pytest.Config, version: int) -> Iterator[Postgres]:
+    with server_folder() as folder:
+        try:
+            server = find_postgres(folder, version)
+        except ConfigError as error:
+            missing(config, error)
+            raise
+        with server:
+            yield server
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder for a test's own servers."""
+    with server_folder() as path:
+        yield path
+
+
+@pytest.fixture
+def embedded(pytestconfig: pytest.Config, folder: Path) -> Path:
+    """A folder for servers of the packages, where these are installed."""
+    try:
+        Postgres(folder)
+        Nats(folder)
+    except ConfigError as error:
+        missing(pytestconfig, error)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def postgres(pytestconfig: pytest.Config) -> Iterator[Postgres]:
+    """A running PostgreSQL 18. A test that stops it need not start it again."""
+    with running_postgres(pytestconfig, 18) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres16(pytestconfig: pytest.Config) -> Iterator[Postgres]:
+    """A running PostgreSQL 16."""
+    with running_postgres(pytestconfig, 16) as server:
+        yield server
+
+
+@pytest.fixture
+def database(postgres: Postgres) -> Iterator[str]:
+    """The dsn of a fresh database, dropped afterwards with its slots."""
+    postgres.start()
+    name, dsn = create_database(postgres)
+    yield dsn
+    drop_database(postgres, name)
+
+
+@pytest.fixture(scope="session")
+def nats_server(pytestconfig: pytest.Config) -> Iterator[Nats]:
+    with server_folder() as folder:
+        try:
+            server = find_nats(folder)
+        except ConfigError as error:
+            missing(pytestconfig, error)
+            raise
+        with server:
+            yield server
+
+
+@pytest.fixture
+def nats(nats_server: Nats) -> Iterator[Nats]:
+    """A running NATS server with JetStream; its streams are deleted afterwards."""
+    nats_server.start()
+    yield nats_server
+    delete_streams(nats_server)
+
+
+@pytest.fixture
+def proxy() -> Iterator[Callable[[int], Proxy]]:
+    """Makes running proxies: ``proxy(postgres.port).port`` leads to the server."""
+    with ExitStack() as proxies:
+        yield lambda upstream: proxies.enter_context(Proxy(upstream))

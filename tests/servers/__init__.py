@@ -1,0 +1,1 @@
+"""Real servers for the tests, and a proxy that spoils the way to them."""

@@ -1,0 +1,77 @@
+"""Retries: for ever, with growing waits, and not noisy."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import pytest
+
+from tailrace.errors import PermanentError, TransientError
+from tailrace.retry import Retry
+
+
+@pytest.fixture
+def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The limits of the waits, each of which passes at once."""
+    limits: list[float] = []
+
+    def longest(low: float, high: float) -> float:
+        assert low == 0
+        limits.append(high)
+        return 0.0
+
+    monkeypatch.setattr("tailrace.retry.random.uniform", longest)
+    return limits
+
+
+def failing(times: int, error: Exception) -> object:
+    left = [times]
+
+    async def action() -> str:
+        if left[0]:
+            left[0] -= 1
+            raise error
+        return "done"
+
+    return action
+
+
+def run(retry: Retry, action: object) -> object:
+    assert callable(action)
+    return asyncio.run(retry.call(action))
+
+
+def test_it_tries_until_it_works(slept: list[float]) -> None:
+    retry = Retry("sink")
+    assert run(retry, failing(3, TransientError("down"))) == "done"
+    assert (retry.total, retry.error, len(slept)) == (3, "", 3)
+
+
+def test_the_limit_doubles_up_to_the_cap_and_begins_anew(slept: list[float]) -> None:
+    retry = Retry("sink", cap=1.0)
+    run(retry, failing(6, TransientError("down")))
+    run(retry, failing(1, TransientError("down")))
+    assert slept == [0.1, 0.2, 0.4, 0.8, 1.0, 1.0, 0.1]
+
+
+def test_a_thousand_failures_do_no_harm(slept: list[float]) -> None:
+    run(Retry("sink"), failing(1000, TransientError("down")))
+    assert max(slept) == 30.0
+
+
+def test_other_errors_end_it(slept: list[float]) -> None:
+    with pytest.raises(PermanentError):
+        run(Retry("sink"), failing(1, PermanentError("no")))
+    assert not slept
+
+
+def test_it_says_so_once_and_when_it_works_again(
+    slept: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        run(Retry("sink"), failing(50, TransientError("down", mend="switch it on")))
+    first, last = (record.getMessage() for record in caplog.records)
+    assert first.startswith("sink: down")
+    assert "switch it on" in first
+    assert last == "sink: works again after 50 failures"
