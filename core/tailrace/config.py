@@ -38,8 +38,10 @@ Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
 class PluginConfig(BaseModel):
     """Base of every plugin's configuration: frozen, unknown keys refused, keys by their alias.
 
-    A field's key is its alias if it has one (``Field(alias="batch.events")``), else its name;
-    ``description`` is what ``cdc describe`` and the docs print. A secret is a
+    A field's key is its alias if it has one (``Field(alias="batch.events")``), else its name.
+    An alias that ends with ``.*`` is a family of keys: the field is a ``dict[str, …]`` of what
+    stands in the star's place, which may have dots. ``description`` is what ``cdc describe`` and
+    the docs print. A secret is a
     ``pydantic.SecretStr``. Text from the command line is converted by the field's type.
     """
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Sequence
 from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 from msgspec import Struct
 
 from tailrace.config import PluginConfig
+from tailrace.errors import ConfigError
 from tailrace.event import Batch, Position
 from tailrace.formats import Format
 from tailrace.row import Change
@@ -32,6 +33,19 @@ class Setup(Struct, frozen=True):
     connector: str = ""
     batch_events: int = 5_000
     batch_bytes: int = 4 << 20
+
+
+class Finding(Struct, frozen=True):
+    """What a check saw. `subject` is what it looked at (``wal_level``, ``public.orders``).
+
+    An `error` keeps the pipeline from running, a `warning` will bite some day. `mend` is the
+    command or the step that puts it right; ok has none.
+    """
+
+    level: Literal["ok", "warning", "error"]
+    subject: str
+    text: str
+    mend: str | None = None
 
 
 class Connector(ABC):
@@ -53,6 +67,21 @@ class Connector(ABC):
 
     async def close(self) -> None:
         """Give everything back: tasks, threads, sockets. Called once, also after an error."""
+
+    async def check(self) -> list[Finding]:
+        """Everything about the far end that will bite, and what is well; for ``cdc check``.
+
+        Called instead of `open`, on a connector of its own: opens what it needs, changes nothing
+        at the far end, and gives everything back. What keeps it from looking further is a finding,
+        too, and so is any ConfigError that `open` would raise.
+        """
+        try:
+            await self.open()
+        except ConfigError as error:
+            return [Finding("error", "open", p.message, p.mend) for p in error.problems]
+        finally:
+            await self.close()
+        return [Finding("ok", "open", "can be opened")]
 
     async def __aenter__(self) -> Self:
         try:
@@ -176,7 +205,13 @@ class BackfillSource(Source):
 
 
 class Sink(Connector):
-    """Delivers batches."""
+    """Delivers batches.
+
+    `source` is the identity of the source whose positions come with the batches; the pipeline
+    sets it before `open`. A sink that stores positions stores it with them.
+    """
+
+    source: str = ""
 
     def __init__(self, config: Any, setup: Setup, format: Format) -> None:
         self.config = config
@@ -195,5 +230,8 @@ class Sink(Connector):
         """
 
     async def position(self) -> Position | None:
-        """For a sink that stores the position with the events: the last one stored."""
+        """For a sink that stores the position with the events: the last one stored.
+
+        None if there is none of this pipeline and of `source`. Called once, after `open`.
+        """
         return None

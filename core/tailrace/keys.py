@@ -26,6 +26,10 @@ _WORDS: dict[object, str] = {
 }
 
 
+FAMILY = ".*"
+"""How the name of a family of keys ends: ``snapshot.where.*``."""
+
+
 class Key(Struct, frozen=True):
     """One setting. `name` is the full key; `default` is None for a key that must be given."""
 
@@ -38,6 +42,11 @@ class Key(Struct, frozen=True):
     @property
     def required(self) -> bool:
         return self.default is None
+
+    def covers(self, name: str) -> bool:
+        """Whether a setting called `name` is this key, or one of this family."""
+        stem = self.name.removesuffix("*")
+        return name == self.name or (stem != self.name and name.startswith(stem) and name != stem)
 
 
 def keys_of(model: type[PluginConfig], prefix: str = "") -> list[Key]:
@@ -62,6 +71,8 @@ def _key(name: str, field: FieldInfo) -> Key:
 
 def _type(annotation: Any) -> str:
     origin, parts = get_origin(annotation), get_args(annotation)
+    if origin is dict:
+        return _type(parts[1])
     if origin is Annotated:
         if _DURATION in parts:
             return "duration"
@@ -97,7 +108,7 @@ def _holds_duration(annotation: Any) -> bool:
 def as_text(value: object, *, duration: bool = False) -> str:
     """A default as a user would write it; empty for none."""
     match value:
-        case None:
+        case None | dict():
             return ""
         case bool():
             return str(value).lower()

@@ -129,8 +129,10 @@ class Pipeline:
                 await self._told(self._run_tasks())
 
     async def _open(self, stack: AsyncExitStack, once: bool) -> None:
-        for end in (self.store, self.source, self.sink):
-            await stack.enter_async_context(end)
+        await stack.enter_async_context(self.store)
+        await stack.enter_async_context(self.source)
+        self.sink.source = self.source.identity
+        await stack.enter_async_context(self.sink)
         await self._load()
         if once or self.config.snapshot == "only":
             self._goal = await self._reading.call(self.source.head)

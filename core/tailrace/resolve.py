@@ -16,7 +16,7 @@ from pydantic_core import ErrorDetails
 from tailrace.config import PipelineConfig, PluginConfig
 from tailrace.connector import Setup
 from tailrace.errors import ConfigError
-from tailrace.keys import Key, keys_of
+from tailrace.keys import FAMILY, Key, keys_of
 from tailrace.redact import is_address, mask, passwords
 from tailrace.registry import Kind, Offer, Registry
 from tailrace.settings import Settings
@@ -90,7 +90,7 @@ def find_store(checkpoint: str, registry: Registry) -> tuple[Offer, str]:
 
 def secrets_of(settings: Settings, keys: Sequence[Key]) -> tuple[set[str], set[str]]:
     """What must not be printed, and the words of these settings that may be all the same."""
-    secret = {key.name for key in keys if key.secret}
+    secret = {name for name in settings for key in keys if key.secret and key.covers(name)}
     hidden: set[str] = set()
     public: set[str] = set()
     for name, value in settings.items():
@@ -175,7 +175,9 @@ class _Resolution:
     def _unknown_keys(self, opaque: tuple[str, ...]) -> Iterator[ConfigError]:
         known = [key.name for key in self.keys]
         for name, entry in self.settings.entries.items():
-            if name not in known and not (opaque and name.startswith(opaque)):
+            if opaque and name.startswith(opaque):
+                continue
+            if not any(key.covers(name) for key in self.keys):
                 close = get_close_matches(name, known, n=1)
                 hint = (
                     f"did you mean {close[0]}?" if close else _where_keys_are(name, self.settings)
@@ -186,7 +188,13 @@ class _Resolution:
         self, model: type[_Model], prefix: str, settings: Mapping[str, str]
     ) -> _Model | None:
         own = {key.name: key for key in keys_of(model, prefix)}
-        values = {name.removeprefix(prefix): settings[name] for name in own if name in settings}
+        values: dict[str, Any] = {
+            name.removeprefix(prefix): settings[name] for name in own if name in settings
+        }
+        for family in (name for name in own if name.endswith(FAMILY)):
+            stem = family.removesuffix("*")
+            found = {k[len(stem) :]: settings[k] for k in settings if own[family].covers(k)}
+            values |= {family.removeprefix(prefix): found} if found else {}
         try:
             return model.model_validate_strings(values)
         except ValidationError as error:
@@ -198,7 +206,10 @@ class _Resolution:
 
     def _problem(self, detail: ErrorDetails, own: Mapping[str, Key], prefix: str) -> ConfigError:
         name = prefix + str(detail["loc"][0]) if detail["loc"] else ""
-        key, entry = own.get(name), self.settings.entries.get(name)
+        key = own.get(name)
+        if name.endswith(FAMILY) and len(detail["loc"]) > 1:
+            name = name.removesuffix("*") + str(detail["loc"][1])
+        entry = self.settings.entries.get(name)
         if key is None:
             return ConfigError(f"{prefix.rstrip('.') or 'settings'}: {_sentence(detail)}")
         if detail["type"] == "missing":

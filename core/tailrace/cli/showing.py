@@ -9,7 +9,7 @@ import click
 from tailrace.cli.loading import resolved_of, settings_of
 from tailrace.cli.options import Given
 from tailrace.cli.tables import columns
-from tailrace.keys import Key
+from tailrace.keys import FAMILY, Key
 from tailrace.redact import MASK, mask, mask_secret
 from tailrace.registry import Registry
 from tailrace.resolve import Resolved
@@ -33,13 +33,18 @@ def show(given: Given, *, as_json: bool) -> None:
 
 
 def _rows(resolved: Resolved) -> list[tuple[str, str, str]]:
-    return [(key.name, *_shown(key, resolved)) for key in resolved.keys]
+    rows = []
+    for key in resolved.keys:
+        family = key.name.endswith(FAMILY)
+        names = [n for n in resolved.settings if key.covers(n)] if family else [key.name]
+        rows += [(name, *_shown(name, key, resolved)) for name in names]
+    return rows
 
 
-def _shown(key: Key, resolved: Resolved) -> tuple[str, str]:
-    entry = resolved.settings.entries.get(key.name)
+def _shown(name: str, key: Key, resolved: Resolved) -> tuple[str, str]:
+    entry = resolved.settings.entries.get(name)
     if entry is None:
-        default = resolved.name if key.name == "name" else key.default or ""
+        default = resolved.name if name == "name" else key.default or ""
         return default, "default"
     if entry.raw != entry.value:
         # What a reference stands for may be a secret wherever it is used: show the reference.
