@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tailrace.checkpoint import Checkpoint, CheckpointStore, TableProgress
+    from tailrace.checkpoint import BackfillRequest, Checkpoint, CheckpointStore, TableProgress
     from tailrace.config import Duration, Names, PipelineConfig, PluginConfig
     from tailrace.connector import (
         BackfillSource,
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from tailrace.values import Json
 
 _ROOMS = {
-    "checkpoint": ("Checkpoint", "CheckpointStore", "TableProgress"),
+    "checkpoint": ("BackfillRequest", "Checkpoint", "CheckpointStore", "TableProgress"),
     "config": ("Duration", "Names", "PipelineConfig", "PluginConfig"),
     "connector": (
         "BackfillSource",
@@ -72,6 +72,7 @@ _ROOMS = {
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 
 __all__ = [
+    "BackfillRequest",
     "BackfillSource",
     "Batch",
     "Change",

@@ -19,7 +19,8 @@ class TableProgress(Struct, frozen=True):
 
     `started` and `ts` (microseconds since 1970 UTC) are where and when it began; they go into the
     events, so that a row read again after a crash is the same event. `after` is the last key
-    delivered, as the database's own text.
+    delivered, as the database's own text. `where` is the condition that its rows are read by, and
+    `request` the id of the request that began it, '' if none did.
     """
 
     started: Position
@@ -27,6 +28,19 @@ class TableProgress(Struct, frozen=True):
     after: tuple[str, ...] | None = None
     rows: int = 0
     done: bool = False
+    where: str | None = None
+    request: str = ""
+
+
+class BackfillRequest(Struct, frozen=True):
+    """Asks that a table's rows are read (again). Waits in the store until the pipeline takes it.
+
+    `table` is the label (``schema.table``), `where` a condition in the database's own language.
+    """
+
+    id: str
+    table: str
+    where: str | None = None
 
 
 class Checkpoint(Struct, frozen=True):
@@ -44,7 +58,9 @@ class Checkpoint(Struct, frozen=True):
 
 
 class CheckpointStore(ABC):
-    """Keeps one checkpoint for each pipeline name. Constructors do no I/O.
+    """Keeps one checkpoint for each pipeline name, and the backfills that it was asked for.
+
+    Constructors do no I/O.
 
     All methods may raise TransientError (disk full, locked, far end down) and CheckpointError
     (torn, newer version, not a checkpoint). A checkpoint that cannot be read is never taken for a
@@ -86,7 +102,25 @@ class CheckpointStore(ABC):
 
     @abstractmethod
     async def delete(self, name: str) -> None:
-        """Forget the pipeline's checkpoint; no error if there is none."""
+        """Forget the pipeline's checkpoint and requests; no error if there are none.
+
+        A writer from before the deletion stays fenced when the name is claimed again.
+        """
+
+    @abstractmethod
+    async def ask(self, name: str, request: BackfillRequest) -> None:
+        """Keep `request` for pipeline `name`; durable on return. The same id twice is one request.
+
+        Anybody may ask, at any time: it needs no epoch, no checkpoint and no running pipeline.
+        """
+
+    @abstractmethod
+    async def asked(self, name: str) -> list[BackfillRequest]:
+        """The requests that wait, oldest first. Cheap: a running pipeline calls it every second."""
+
+    @abstractmethod
+    async def answer(self, name: str, request_id: str) -> None:
+        """Forget the request; no error if it is gone."""
 
     async def __aenter__(self) -> Self:
         await self.open()

@@ -18,7 +18,13 @@ from typing import Any, TypeVar
 import pytest
 from msgspec.structs import replace
 
-from tailrace.checkpoint import VERSION, Checkpoint, CheckpointStore, TableProgress
+from tailrace.checkpoint import (
+    VERSION,
+    BackfillRequest,
+    Checkpoint,
+    CheckpointStore,
+    TableProgress,
+)
 from tailrace.errors import CheckpointError, ConfigError, FencedError, TransientError
 from tailrace.event import Position
 from tailrace.stores import file as file_store
@@ -438,7 +444,12 @@ def test_c13_every_altered_byte_of_a_checkpoint_file_is_noticed(mask: int, tmp_p
 
 
 def database(folder: Path) -> bytes:
-    run(claim_first(open_at("sqlite", folder)))
+    async def main() -> None:
+        async with open_at("sqlite", folder) as store:
+            await store.claim("orders", FIRST)
+            await store.ask("orders", BackfillRequest("1", "public.orders"))
+
+    run(main())
     assert not (folder / "cdc.db-wal").exists()
     return (folder / "cdc.db").read_bytes()
 

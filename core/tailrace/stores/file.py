@@ -1,7 +1,7 @@
 """Checkpoints as files: a folder, and in it ``<name>.json`` for each pipeline.
 
 Beside it stand ``<name>.lock``, which its writers lock and which holds the highest epoch ever
-given, and for a moment ``<name>.tmp``.
+given, ``<name>.requests`` with the backfills asked for, and for a moment ``<name>.tmp``.
 """
 
 from __future__ import annotations
@@ -10,17 +10,25 @@ import fcntl
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
 from msgspec.structs import replace
 
-from tailrace.checkpoint import Checkpoint
+from tailrace.checkpoint import BackfillRequest, Checkpoint
 from tailrace.errors import CheckpointError, ConfigError, TransientError
 from tailrace.stores import fence
-from tailrace.stores.encoding import damaged, digest, pack, unpack
+from tailrace.stores.encoding import (
+    damaged,
+    damaged_requests,
+    digest,
+    pack,
+    pack_requests,
+    unpack,
+    unpack_requests,
+)
 from tailrace.stores.threaded import ThreadedStore
 
 LOCK_SECONDS = 5.0
@@ -32,6 +40,12 @@ class _Sealed(msgspec.Struct):
     pipeline: str
     sha256: str
     checkpoint: msgspec.Raw
+
+
+class _SealedRequests(msgspec.Struct):
+    pipeline: str
+    sha256: str
+    requests: msgspec.Raw
 
 
 class FileStore(ThreadedStore):
@@ -51,25 +65,20 @@ class FileStore(ThreadedStore):
 
     def _load(self, name: str) -> Checkpoint | None:
         path = self._path(name, "json")
-        try:
-            data = path.read_bytes()
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise _unreachable(path, error) from error
-        return _unseal(name, data, str(path))
+        data = _read(path)
+        return None if data is None else _unseal(name, data, str(path))
 
     def _claim(self, name: str, checkpoint: Checkpoint) -> Checkpoint:
         with self._locked(name) as lock:
             self._fence(name, checkpoint)
             mine = replace(checkpoint, epoch=_next_epoch(lock, checkpoint.epoch))
-            self._replace(name, mine)
+            self._replace(name, "json", _seal(name, mine))
         return mine
 
     def _save(self, name: str, checkpoint: Checkpoint) -> None:
         with self._locked(name):
             self._fence(name, checkpoint)
-            self._replace(name, checkpoint)
+            self._replace(name, "json", _seal(name, checkpoint))
 
     def _names(self) -> list[str]:
         try:
@@ -78,10 +87,28 @@ class FileStore(ThreadedStore):
             raise _unreachable(self._folder, error) from error
 
     def _delete(self, name: str) -> None:
-        path = self._path(name, "json")
         with self._locked(name):
-            path.unlink(missing_ok=True)
+            for suffix in ("json", "requests"):
+                self._path(name, suffix).unlink(missing_ok=True)
             _sync_folder(self._folder)
+
+    def _ask(self, name: str, request: BackfillRequest) -> None:
+        with self._locked(name):
+            waiting = self._asked(name)
+            if all(each.id != request.id for each in waiting):
+                self._replace_requests(name, [*waiting, request])
+
+    def _asked(self, name: str) -> list[BackfillRequest]:
+        path = self._path(name, "requests")
+        data = _read(path)
+        return [] if data is None else _unseal_requests(name, data, str(path))
+
+    def _answer(self, name: str, request_id: str) -> None:
+        with self._locked(name):
+            waiting = self._asked(name)
+            left = [each for each in waiting if each.id != request_id]
+            if left != waiting:
+                self._replace_requests(name, left)
 
     @property
     def _folder(self) -> Path:
@@ -99,11 +126,14 @@ class FileStore(ThreadedStore):
         stored = self._load(name)
         fence(name, stored.epoch if stored else 0, checkpoint.epoch)
 
-    def _replace(self, name: str, checkpoint: Checkpoint) -> None:
+    def _replace_requests(self, name: str, requests: Sequence[BackfillRequest]) -> None:
+        self._replace(name, "requests", _seal_requests(name, requests))
+
+    def _replace(self, name: str, suffix: str, data: bytes) -> None:
         temporary = self._path(name, "tmp")
         try:
-            _write(temporary, _seal(name, checkpoint))
-            temporary.replace(self._path(name, "json"))
+            _write(temporary, data)
+            temporary.replace(self._path(name, suffix))
         except OSError:
             with suppress(OSError):
                 temporary.unlink()
@@ -156,7 +186,12 @@ def _seal(name: str, checkpoint: Checkpoint) -> bytes:
     return _document(_Sealed(name, digest(name, payload), msgspec.Raw(payload)))
 
 
-def _document(sealed: _Sealed) -> bytes:
+def _seal_requests(name: str, requests: Sequence[BackfillRequest]) -> bytes:
+    payload = pack_requests(requests)
+    return _document(_SealedRequests(name, digest(name, payload), msgspec.Raw(payload)))
+
+
+def _document(sealed: _Sealed | _SealedRequests) -> bytes:
     return msgspec.json.encode(sealed) + b"\n"
 
 
@@ -177,6 +212,23 @@ def _unseal(name: str, data: bytes, where: str) -> Checkpoint:
     if sealed.pipeline != name:
         raise damaged(where, f"it belongs to pipeline {sealed.pipeline!r}")
     return unpack(name, bytes(sealed.checkpoint), sealed.sha256, where)
+
+
+def _unseal_requests(name: str, data: bytes, where: str) -> list[BackfillRequest]:
+    try:
+        sealed = msgspec.json.decode(data, type=_SealedRequests)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise damaged_requests(where, str(error)) from error
+    return unpack_requests(name, bytes(sealed.requests), sealed.sha256, where)
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _unreachable(path, error) from error
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from tailrace.checkpoint import Checkpoint, CheckpointStore
+from tailrace.checkpoint import BackfillRequest, Checkpoint, CheckpointStore
 from tailrace.stores import fence
 
 
@@ -15,6 +15,7 @@ class MemoryStore(CheckpointStore):
         super().__init__(location)
         self._kept: dict[str, Checkpoint] = {}
         self._epochs: dict[str, int] = {}
+        self._requests: dict[str, dict[str, BackfillRequest]] = {}
 
     async def load(self, name: str) -> Checkpoint | None:
         return self._kept.get(name)
@@ -34,6 +35,16 @@ class MemoryStore(CheckpointStore):
 
     async def delete(self, name: str) -> None:
         self._kept.pop(name, None)
+        self._requests.pop(name, None)
+
+    async def ask(self, name: str, request: BackfillRequest) -> None:
+        self._requests.setdefault(name, {}).setdefault(request.id, request)
+
+    async def asked(self, name: str) -> list[BackfillRequest]:
+        return list(self._requests.get(name, {}).values())
+
+    async def answer(self, name: str, request_id: str) -> None:
+        self._requests.get(name, {}).pop(request_id, None)
 
     def _epoch(self, name: str) -> int:
         return self._kept[name].epoch if name in self._kept else 0

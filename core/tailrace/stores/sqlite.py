@@ -12,10 +12,18 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from tailrace.checkpoint import Checkpoint
+from tailrace.checkpoint import BackfillRequest, Checkpoint
 from tailrace.errors import CheckpointError, ConfigError, TailraceError, TransientError
 from tailrace.stores import fence
-from tailrace.stores.encoding import damaged, digest, newer, pack, unpack
+from tailrace.stores.encoding import (
+    damaged,
+    digest,
+    newer,
+    pack,
+    pack_requests,
+    unpack,
+    unpack_requests,
+)
 from tailrace.stores.threaded import ThreadedStore
 
 APPLICATION_ID = 0x74726C63
@@ -31,6 +39,13 @@ CREATE TABLE checkpoint (
 );
 PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {SCHEMA_VERSION};
+"""
+# It came later, and a Tailrace that does not know it may go on using the file: no new version.
+_REQUESTS = """
+CREATE TABLE IF NOT EXISTS request (
+    number INTEGER PRIMARY KEY, pipeline TEXT NOT NULL, id TEXT NOT NULL,
+    payload BLOB NOT NULL, sha256 TEXT NOT NULL, UNIQUE (pipeline, id)
+)
 """
 _PUT = (
     "INSERT INTO checkpoint (name, epoch, payload, sha256) VALUES (?, ?, ?, ?) ON CONFLICT (name) "
@@ -66,6 +81,7 @@ class SqliteStore(ThreadedStore):
                 if not self._is_ours():
                     for statement in _SCHEMA.split(";"):
                         db.execute(statement)
+                db.execute(_REQUESTS)
             self._enter_wal()
             self._check_integrity()
         self._inode = os.stat(self.location).st_ino
@@ -112,6 +128,30 @@ class SqliteStore(ThreadedStore):
             db.execute(
                 "UPDATE checkpoint SET payload = NULL, sha256 = NULL WHERE name = ?", (name,)
             )
+            db.execute("DELETE FROM request WHERE pipeline = ?", (name,))
+
+    def _ask(self, name: str, request: BackfillRequest) -> None:
+        self._check_place()
+        payload = pack_requests([request])
+        with self._transaction() as db:
+            db.execute(
+                "INSERT OR IGNORE INTO request (pipeline, id, payload, sha256) VALUES (?, ?, ?, ?)",
+                (name, request.id, payload, digest(name, payload)),
+            )
+
+    def _asked(self, name: str) -> list[BackfillRequest]:
+        query = (
+            "SELECT CAST(payload AS BLOB), sha256 FROM request WHERE pipeline = ? ORDER BY number"
+        )
+        with self._translated():
+            rows = self._connection.execute(query, (name,)).fetchall()
+        found = [unpack_requests(name, payload, sha, self._where) for payload, sha in rows]
+        return [request for requests in found for request in requests]
+
+    def _answer(self, name: str, request_id: str) -> None:
+        self._check_place()
+        with self._transaction() as db:
+            db.execute("DELETE FROM request WHERE pipeline = ? AND id = ?", (name, request_id))
 
     @property
     def _where(self) -> str:

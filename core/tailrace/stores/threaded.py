@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from tailrace.checkpoint import Checkpoint, CheckpointStore
+from tailrace.checkpoint import BackfillRequest, Checkpoint, CheckpointStore
 
 T = TypeVar("T")
 
@@ -56,6 +56,15 @@ class ThreadedStore(CheckpointStore):
     async def delete(self, name: str) -> None:
         await self._run(self._delete, name)
 
+    async def ask(self, name: str, request: BackfillRequest) -> None:
+        await self._run(self._ask, name, request)
+
+    async def asked(self, name: str) -> list[BackfillRequest]:
+        return await self._run(self._asked, name)
+
+    async def answer(self, name: str, request_id: str) -> None:
+        await self._run(self._answer, name, request_id)
+
     async def _run(self, call: Callable[..., T], *args: object) -> T:
         if self._thread is None:
             raise RuntimeError("the checkpoint store is not open")
@@ -82,3 +91,12 @@ class ThreadedStore(CheckpointStore):
 
     @abstractmethod
     def _delete(self, name: str) -> None: ...
+
+    @abstractmethod
+    def _ask(self, name: str, request: BackfillRequest) -> None: ...
+
+    @abstractmethod
+    def _asked(self, name: str) -> list[BackfillRequest]: ...
+
+    @abstractmethod
+    def _answer(self, name: str, request_id: str) -> None: ...
