@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from servers.found import find_nats, find_postgres
+from servers.found import find_nats, find_postgres, missing
+from servers.pgbouncer import PgBouncer
 from servers.proxy import Proxy
 from servers.tidy import create_database, delete_streams, drop_database
 from tailrace.errors import ConfigError
@@ -38,13 +39,6 @@ def server_folder() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def missing(config: pytest.Config, error: ConfigError) -> None:
-    """Skip the test, or fail it where servers are required."""
-    if config.getoption("--require-servers"):
-        raise error
-    pytest.skip(str(error))
-
-
 @contextmanager
 def running_postgres(config: pytest.Config, version: int) -> Iterator[Postgres]:
     with server_folder() as folder:
@@ -52,7 +46,6 @@ def running_postgres(config: pytest.Config, version: int) -> Iterator[Postgres]:
             server = find_postgres(folder, version)
         except ConfigError as error:
             missing(config, error)
-            raise
         with server:
             yield server
 
@@ -89,6 +82,13 @@ def postgres16(pytestconfig: pytest.Config) -> Iterator[Postgres]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def postgres15(pytestconfig: pytest.Config) -> Iterator[Postgres]:
+    """A running PostgreSQL 15 from Debian's packages: with TLS, contrib and test_decoding."""
+    with running_postgres(pytestconfig, 15) as server:
+        yield server
+
+
 @pytest.fixture
 def database(postgres: Postgres) -> Iterator[str]:
     """The dsn of a fresh database, dropped afterwards with its slots."""
@@ -98,6 +98,25 @@ def database(postgres: Postgres) -> Iterator[str]:
     drop_database(postgres, name)
 
 
+@pytest.fixture
+def database15(postgres15: Postgres) -> Iterator[str]:
+    """The dsn of a fresh database of PostgreSQL 15, dropped afterwards with its slots."""
+    postgres15.start()
+    name, dsn = create_database(postgres15)
+    yield dsn
+    drop_database(postgres15, name)
+
+
+@pytest.fixture
+def pgbouncer(pytestconfig: pytest.Config, folder: Path, postgres: Postgres) -> PgBouncer:
+    """A pgBouncer before `postgres`, not started yet."""
+    postgres.start()
+    try:
+        return PgBouncer(folder, postgres)
+    except ConfigError as error:
+        missing(pytestconfig, error)
+
+
 @pytest.fixture(scope="session")
 def nats_server(pytestconfig: pytest.Config) -> Iterator[Nats]:
     with server_folder() as folder:
@@ -105,7 +124,6 @@ def nats_server(pytestconfig: pytest.Config) -> Iterator[Nats]:
             server = find_nats(folder)
         except ConfigError as error:
             missing(pytestconfig, error)
-            raise
         with server:
             yield server
 

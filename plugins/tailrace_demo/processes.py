@@ -52,11 +52,14 @@ class Account:
         if self.uid is not None and self.gid is not None:
             os.chown(path, self.uid, self.gid)
 
-    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *command: str, environment: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
         """Run a command as this account, to its end."""
         return subprocess.run(
             command,
             cwd="/",
+            env=environment,
             user=self.uid,
             group=self.gid,
             extra_groups=self.groups,

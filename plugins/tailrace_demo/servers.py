@@ -117,6 +117,7 @@ class Postgres(Server):
         self._account = Account.unprivileged()
         self._data: Path | None = None
         self._server_bin: Path | None = None
+        self._environment: Mapping[str, str] | None = None
 
     @property
     def dsn(self) -> str:
@@ -139,7 +140,9 @@ class Postgres(Server):
             self._initialise(self._server_bin, self._data)
         self._configure(self._data)
         command = [str(self._server_bin / "postgres"), "-D", str(self._data)]
-        return ServerProcess(command, self.log, self._account, orphaned="QUIT")
+        return ServerProcess(
+            command, self.log, self._account, orphaned="QUIT", environment=self._environment
+        )
 
     def _place(self) -> Path:
         """A data folder of the server's account."""
@@ -168,7 +171,8 @@ class Postgres(Server):
 
     def _initialise(self, bin: Path, data: Path) -> None:
         options = ("-U", "postgres", "-A", "trust", "--locale=C", "-E", "UTF8", "--no-sync")
-        done = self._account.run(str(bin / "initdb"), "-D", str(data), *options)
+        command = (str(bin / "initdb"), "-D", str(data), *options)
+        done = self._account.run(*command, environment=self._environment)
         if done.returncode != 0:
             raise PermanentError(f"initdb failed:\n{done.stdout.strip()}")
         with (data / "postgresql.conf").open("a") as conf:

@@ -1,4 +1,7 @@
-"""Where the tests' servers come from: an address in the environment, the packages, then PATH."""
+"""Where the tests' servers come from: an address in the environment, the packages, then PATH.
+
+PostgreSQL 15 and pgBouncer are Debian's, installed or unpacked.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +10,19 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import NoReturn
 from urllib.parse import urlsplit
 
 import pytest
 
+from servers.postgres15 import Postgres15
 from tailrace.errors import ConfigError
 from tailrace_demo.servers import Nats, Postgres
 
 FAST = {"fsync": "off", "full_page_writes": "off"}
 """For servers whose processes are killed in tests, but never their machine."""
 
+_ADDRESSES = {18: "TAILRACE_TEST_POSTGRES", 15: "TAILRACE_TEST_POSTGRES15"}
 _INSTEAD = {18: range(14, 19), 16: range(16, 17)}
 """The major versions on PATH that may stand in for one of the packages."""
 
@@ -24,11 +30,12 @@ _NOT_OURS = "the server at {} is not ours to stop"
 
 
 class GivenPostgres(Postgres):
-    """The server at ``TAILRACE_TEST_POSTGRES``: may be used, but not stopped."""
+    """The server at the address in this variable: may be used, but not stopped."""
 
-    def __init__(self, dsn: str) -> None:
+    def __init__(self, dsn: str, variable: str) -> None:
         super().__init__(Path(), port=urlsplit(dsn).port or 5432, bin=Path("/usr/bin"))
         self._dsn = dsn
+        self._variable = variable
 
     @property
     def dsn(self) -> str:
@@ -40,10 +47,10 @@ class GivenPostgres(Postgres):
 
     @property
     def pid(self) -> int:
-        pytest.skip(_NOT_OURS.format("TAILRACE_TEST_POSTGRES"))
+        pytest.skip(_NOT_OURS.format(self._variable))
 
     def stop(self, mode: str = "fast") -> None:
-        pytest.skip(_NOT_OURS.format("TAILRACE_TEST_POSTGRES"))
+        pytest.skip(_NOT_OURS.format(self._variable))
 
     def kill(self) -> None:
         self.stop()
@@ -75,11 +82,21 @@ class GivenNats(Nats):
         self.stop()
 
 
+def missing(config: pytest.Config, error: ConfigError) -> NoReturn:
+    """Skip the test, or fail it where servers are required."""
+    if config.getoption("--require-servers"):
+        raise error
+    pytest.skip(str(error))
+
+
 def find_postgres(folder: Path, version: int) -> Postgres:
     """A PostgreSQL, not started yet; ConfigError if there is none."""
-    address = os.environ.get("TAILRACE_TEST_POSTGRES")
-    if address and version == 18:
-        return GivenPostgres(address)
+    variable = _ADDRESSES.get(version, "")
+    address = os.environ.get(variable)
+    if address:
+        return GivenPostgres(address, variable)
+    if version == 15:
+        return Postgres15(folder, settings=FAST)
     try:
         return Postgres(folder, version=version, settings=FAST)
     except ConfigError:

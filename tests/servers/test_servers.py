@@ -13,7 +13,11 @@ import nats as nats_client
 import psycopg
 import pytest
 
-from tailrace.errors import PermanentError
+from servers import debian
+from servers.found import missing
+from servers.pgbouncer import PgBouncer
+from servers.postgres15 import Postgres15
+from tailrace.errors import ConfigError, PermanentError
 from tailrace_demo.servers import Nats, Postgres
 
 WAIT = 30.0
@@ -65,6 +69,33 @@ def test_postgres_16_decodes(postgres16: Postgres) -> None:
     with psycopg.connect(postgres16.dsn) as connection:
         assert connection.info.server_version // 10_000 == 16
         assert connection.execute("SHOW wal_level").fetchone() == ("logical",)
+
+
+def test_postgres_15_has_contrib_and_tls(database15: str) -> None:
+    with psycopg.connect(database15, autocommit=True) as connection:
+        assert connection.info.server_version // 10_000 == 15
+        for name in ("hstore", "citext", "ltree"):
+            connection.execute(f"CREATE EXTENSION {name}".encode())
+        connection.execute("SELECT pg_create_logical_replication_slot('t', 'test_decoding', true)")
+        assert connection.execute("SHOW ssl_library").fetchone() == ("OpenSSL",)
+
+
+def test_postgres_15_runs_unpacked(pytestconfig: pytest.Config, folder: Path) -> None:
+    try:
+        root = debian.unpacked("postgresql-15")
+    except ConfigError as error:
+        missing(pytestconfig, error)
+    with (
+        Postgres15(folder, root=root) as server,
+        psycopg.connect(server.dsn, autocommit=True) as connection,
+    ):
+        connection.execute("CREATE EXTENSION hstore")
+        assert connection.execute("SELECT 'a=>1'::hstore -> 'a'").fetchone() == ("1",)
+
+
+def test_pgbouncer_leads_to_postgres(pgbouncer: PgBouncer, postgres: Postgres) -> None:
+    with pgbouncer, psycopg.connect(pgbouncer.dsn) as connection:
+        assert connection.execute("SHOW port").fetchone() == (str(postgres.port),)
 
 
 def test_a_failed_start_shows_the_servers_log(embedded: Path) -> None:
