@@ -103,6 +103,10 @@ def pipeline(
 ) -> Run:
     """`keys` are the source's, `settings` the pipeline's with ``_`` for the dot."""
     dotted = {key.replace("_", ".", 1): value for key, value in settings.items()}
+    if "on.lost" in dotted:
+        dotted["on_lost"] = dotted.pop("on.lost")
+    if "snapshot.where" in dotted:
+        dotted["snapshot.where.*"] = dotted.pop("snapshot.where")
     config = PipelineConfig(name=name, source="postgres", sink="list", **dotted)
     setup = Setup(name, "postgres", config.batch_events, config.batch_bytes)
     origin = source(source.Config(**{"dsn": dsn, **keys}), setup)  # type: ignore[arg-type]
@@ -134,11 +138,16 @@ def delivered_once(dsn: str, store: CheckpointStore | None = None, **options: An
 
 
 class Notes(MemoryStore):
-    """A memory store that remembers everything that was saved."""
+    """A memory store that remembers everything that was claimed and saved."""
 
     def __init__(self) -> None:
         super().__init__()
+        self.claimed: list[Checkpoint] = []
         self.saved: list[Checkpoint] = []
+
+    async def claim(self, name: str, checkpoint: Checkpoint) -> Checkpoint:
+        self.claimed.append(await super().claim(name, checkpoint))
+        return self.claimed[-1]
 
     async def save(self, name: str, checkpoint: Checkpoint) -> None:
         await super().save(name, checkpoint)

@@ -4,7 +4,7 @@ Watermarks as in Netflix's DBLog (arXiv 2010.12597), without writing to the data
 by key, note the log's head, and when the stream has passed that, emit the chunk's rows less those
 that the log touched meanwhile. The window opens when the read begins: what was delivered before
 is visible to the read (that is the source's promise), so no low watermark is needed
-(docs/adr/0002).
+(docs/adr/0002). Tables without a key are read first, in one consistent read (docs/adr/0007).
 """
 
 from __future__ import annotations
@@ -13,199 +13,338 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
-from tailrace.checkpoint import TableProgress
+from msgspec.structs import replace
+
+from tailrace.checkpoint import BackfillRequest, TableProgress
+from tailrace.config import PipelineConfig
 from tailrace.connector import BackfillSource, Chunk, TableStatus
+from tailrace.errors import ConfigError, TransientError
 from tailrace.event import Batch, Event, Position, Transaction
 from tailrace.failpoint import failpoint
+from tailrace.patterns import Patterns
 from tailrace.retry import Retry
-from tailrace.row import Change, Images
+from tailrace.row import Change
 from tailrace.schema import TableSchema
+from tailrace.window import Whole, Window
 
 log = logging.getLogger("tailrace")
 
-Key = tuple[Any, ...]
+_LOOK = 5.0
 
-
-class _Window:
-    """What the log did to one table since the read of a chunk began.
-
-    `touched` maps a key to None (the log has delivered the row, or its end), or to the columns
-    that the log did deliver where it left others out (unchanged TOAST): those others are in the
-    chunk, so the row is emitted with both. `moved` maps the old key of a row whose key changed
-    so to its new one: the chunk has it under the old key. `again` is set where this cannot be
-    told any more, as the new key was another row's within the window: the chunk is read again.
-    """
-
-    def __init__(self, table: TableSchema) -> None:
-        self.table = table
-        self.chunk: Chunk | None = None
-        self.mark: Position | None = None
-        self.truncated = False
-        self.touched: dict[Key, dict[str, Any] | None] = {}
-        self.moved: dict[Key, Key] = {}
-        self.origins: dict[Key, Key] = {}  # the other way round
-        self.again = False
-        self.emitted = asyncio.Event()
-
-    def watch(self, events: Sequence[Event]) -> None:
-        seen, ours = None, False
-        for event in events:
-            if event.table is not seen:
-                seen, ours = event.table, event.table.path == self.table.path
-            if ours:
-                self._touch(event)
-
-    def _touch(self, event: Event) -> None:
-        if event.op == "t":
-            self.truncated = True
-        key = self._key(event.key)
-        if key is None:
-            return
-        known: dict[str, Any] | None = self.touched.get(key, {})
-        old = self._key(event.before)
-        if old is not None and old != key:
-            self.again |= bool(event.unavailable) and key in self.touched
-            known = self.touched.get(old, {})
-            self.touched[old] = None
-            self._move(old, key)
-        if event.op == "d" or not event.unavailable:
-            known = None
-        elif known is not None:
-            known = {**known, **(event.after or {})}
-        self.touched[key] = known
-
-    def _move(self, old: Key, new: Key) -> None:
-        first = self.origins.pop(old, old)
-        self.moved[first] = new
-        self.origins[new] = first
-
-    def _key(self, row: Any) -> Key | None:
-        try:
-            return tuple([_hashable(row[name]) for name in self.table.key]) if row else None
-        except KeyError:
-            return None
-
-    def rows(self) -> Iterator[Change]:
-        """The chunk's rows that are still to be emitted."""
-        assert self.chunk is not None
-        if self.truncated:
-            return
-        if not self.touched:
-            yield from self.chunk.rows
-            return
-        for row in self.chunk.rows:
-            key = self._key(row.key)
-            if key not in self.touched:
-                yield row
-                continue
-            known = self.touched[key] or self.touched.get(self.moved.get(key, ()))
-            if known is not None:
-                after = {**(row.after or {}), **known}
-                yield Images(key={name: after[name] for name in self.table.key}, after=after)
+Put = Callable[[Batch], Awaitable[None]]
 
 
 class Backfill:
     """Reads every table that is not done, one after the other, chunk by chunk.
 
-    `run` reads; `follow` is called by the reader for each batch of the stream, in order, and
-    gives the batches to deliver after it. Both belong to one event loop.
+    `run` reads; the reader calls `begin`, `admit` and `follow` for each batch of the stream, in
+    order. `tables` is how far each table is, `estimates` how many rows it may have. What has
+    begun lately and is not in the checkpoint yet is given once, by `news`.
     """
 
     def __init__(
-        self, source: BackfillSource, *, rows: int, batch_events: int, retry: Retry
+        self, source: BackfillSource, config: PipelineConfig, retry: Retry, put: Put
     ) -> None:
         self.tables: dict[str, TableProgress] = {}
         self.estimates: dict[str, int] = {}
         self._source = source
-        self._rows = rows
-        self._batch_events = batch_events
         self._retry = retry
+        self._put = put
+        self._config = config
+        self._wanted = Patterns(config.snapshot_tables)
+        self._batch_events = max(1, config.batch_events // 2)
         self._statuses: dict[str, TableStatus] = {}
-        self._window: _Window | None = None
+        self._news: dict[str, TableProgress] = {}
+        self._requests: list[BackfillRequest] = []
+        self._superseded: set[str] = set()
+        self._position: Position | None = None
+        self._window: Window | None = None
+        self._whole = Whole()
         self._begun = asyncio.Event()
+        self._woken = asyncio.Event()
+
+    # -- which tables
 
     async def plan(self, saved: dict[str, TableProgress]) -> dict[str, TableProgress]:
-        """Progress of all tables that have a key: as saved, or beginning now."""
-        statuses = await self._retry.call(self._source.tables)
-        started = await self._retry.call(self._source.head)
-        fresh = TableProgress(started, time.time_ns() // 1000)
-        self.tables = dict(saved)
-        for status in statuses:
-            label = status.table.label
-            if not status.table.key:
-                log.warning("%s has no key: the rows it has now are not delivered", label)
-                continue
-            self._statuses[label] = status
-            self.estimates[label] = status.rows
-            self.tables.setdefault(label, fresh)
-        return self.tables
+        """The progress of every table that is to be read: as saved, or beginning now.
 
-    def begin(self) -> None:
-        """The pipeline is ours and its stream stands: what a read does not see, the stream gives.
-
-        Before a slot is made there is no stream, and a change after the read would be in neither.
+        Raises ConfigError for settings that name what is not there.
         """
-        self._begun.set()
+        self.tables = dict(saved)
+        found = await self._listed()
+        self._check_settings(found)
+        for label in found:
+            if self._config.snapshot == "never" and label not in saved:
+                self._statuses[label] = found[label]
+        await self._welcome(found)
+        self._news.clear()
+        return dict(self.tables)  # what is read from now on is not delivered yet
+
+    async def _listed(self) -> dict[str, TableStatus]:
+        statuses = await self._retry.call(self._source.tables)
+        return {status.table.label: status for status in statuses}
+
+    def _check_settings(self, found: Iterable[str]) -> None:
+        problems = [
+            ConfigError(f"snapshot.tables: no captured table matches {pattern}", mend=_CASE)
+            for pattern in self._wanted.unmatched(found)
+            if not self._wanted.everything
+        ] + [
+            ConfigError(f"snapshot.where.{label}: no such table is captured", mend=_CASE)
+            for label in self._config.snapshot_where
+            if label not in found
+        ]
+        if problems:
+            raise ConfigError.of(problems)
+
+    async def _welcome(self, found: dict[str, TableStatus]) -> None:
+        """Take note of the tables; those seen for the first time begin to be read."""
+        new = [label for label in found if label not in self._statuses]
+        self._statuses = found
+        for label in filter(self._wanted.matches, new):
+            await self._begin(label, self._config.snapshot_where.get(label))
+        for label in self._left():
+            if not found[label].table.key:
+                self._whole.add(found[label].table)
+
+    async def _begin(self, label: str, where: str | None, request: str = "") -> None:
+        """The table's progress begins, unless it has; a `request` begins it in any case."""
+        status = self._statuses[label]
+        if request or label not in self.tables:
+            if label in self.tables:
+                self._superseded.add(self.tables[label].request)
+            started = await self._retry.call(self._source.head)
+            fresh = TableProgress(started, time.time_ns() // 1000, where=where, request=request)
+            self.tables[label] = self._news[label] = fresh
+        progress = self.tables[label]
+        if progress.done:
+            return
+        table, condition = status.table, progress.where
+        self.estimates[label] = status.rows
+        if condition:
+            asked = self._retry.call(lambda: self._source.estimate(table, condition))
+            self.estimates[label] = await asked
+        if not table.key:
+            self._whole.add(table)
+
+    def requested(self, requests: Sequence[BackfillRequest]) -> list[BackfillRequest]:
+        """Take note of what waits in the store. Those that need not wait any more are given back:
+        another request for the same table has begun since, or there is no such table.
+        """
+        settled = [request for request in requests if self._is_settled(request)]
+        self._requests = [
+            request
+            for request in requests
+            if request not in settled and not self._has_begun(request)
+        ]
+        if self._requests:
+            self._woken.set()
+        return settled
+
+    def _is_settled(self, request: BackfillRequest) -> bool:
+        if self._statuses and request.table not in self._statuses:
+            log.warning("asked for a backfill of %s, which is not captured", request.table)
+            return True
+        return request.id in self._superseded
+
+    def _has_begun(self, request: BackfillRequest) -> bool:
+        progress = self.tables.get(request.table)
+        return progress is not None and progress.request == request.id
+
+    async def _begin_requested(self) -> None:
+        """A table is read to its end before it is begun again."""
+        for request in list(self._requests):
+            progress = self.tables.get(request.table)
+            if progress is None or progress.done:
+                await self._begin(request.table, request.where, request.id)
+                self._requests.remove(request)
+                log.info("backfill of %s begins, as asked", request.table)
 
     @property
     def complete(self) -> bool:
-        return all(self.tables[label].done for label in self._statuses)
+        return not self._requests and not self._left()
+
+    def _left(self) -> list[str]:
+        return [
+            label
+            for label in self._statuses
+            if label in self.tables and not self.tables[label].done
+        ]
+
+    def news(self) -> dict[str, TableProgress] | None:
+        """Progress that the next batch must carry: what has begun since this was last called."""
+        news, self._news = self._news, {}
+        return news or None
+
+    # -- reading
 
     async def run(self) -> None:
-        """Read what is left; returns when every table is done and emitted."""
+        """Read what is left, and what comes to be there; never returns."""
         await self._begun.wait()
-        await self.plan(self.tables)  # a table may have come before the stream stood
-        for label, status in self._statuses.items():
-            while not self.tables[label].done:
-                await self._next_chunk(status.table)
+        looked = -_LOOK
+        while True:
+            if time.monotonic() - looked >= _LOOK:
+                await self._welcome(await self._listed())
+                looked = time.monotonic()
+            await self._begin_requested()
+            if not await self._read_next():
+                await self._pause()
+
+    async def _read_next(self) -> bool:
+        left = self._left()
+        if self._whole.labels:
+            await self._read_whole()
+        elif left:
+            table = self._statuses[left[0]].table
+            while not self.tables[table.label].done:
+                await self._next_chunk(table)
+        return bool(left)
+
+    async def _pause(self) -> None:
+        self._woken.clear()
+        try:
+            async with asyncio.timeout(_LOOK):
+                await self._woken.wait()
+        except TimeoutError:
+            pass
 
     async def _next_chunk(self, table: TableSchema) -> None:
-        window = self._window = _Window(table)
-        after = self.tables[table.label].after
-        chunk = await self._retry.call(lambda: self._source.chunk(table, after, self._rows))
+        progress = self.tables[table.label]
+        window = self._window = Window(table, progress)
+        chunk = await self._retry.call(
+            lambda: self._source.chunk(
+                table, progress.after, self._config.snapshot_chunk, progress.where
+            )
+        )
         failpoint("chunk")
         window.mark = await self._retry.call(self._source.head)
         window.chunk = chunk
         await window.emitted.wait()
 
+    async def _read_whole(self) -> None:
+        """Read the tables without a key, all as of one moment; from the start if that breaks off.
+
+        They are done once the stream has passed that moment: until then it may still give what
+        the read has shown.
+        """
+        whole = self._whole
+        tables = [self._statuses[label].table for label in whole.labels if label in self._statuses]
+        while not whole.complete:
+            try:
+                async with self._source.reading(tables) as reading:
+                    whole.change(reading)
+                    for table in tables:
+                        await self._read_rows(table)
+                    whole.mark = await self._retry.call(self._source.head)
+                    whole.change(reading, complete=True)
+            except TransientError as error:
+                whole.change(None)
+                await self._retry.wait(error)
+        await whole.emitted.wait()
+
+    async def _read_rows(self, table: TableSchema) -> None:
+        assert self._whole.reading is not None
+        progress = replace(self.tables[table.label], rows=0)
+        rows = self._config.snapshot_chunk
+        async for chunk in self._whole.reading.chunks(table, progress.where, rows):
+            failpoint("chunk")
+            shape = chunk.table or table
+            events = self._events(progress, shape, chunk.rows, numbered=True)
+            progress = replace(progress, rows=progress.rows + len(chunk.rows))
+            self.tables[table.label] = progress
+            assert self._position is not None
+            for batch in self._cut(events, self._position, chunk.size, {table.label: progress}):
+                await self._put(batch)
+
+    # -- beside the stream
+
+    def begin(self, position: Position) -> None:
+        """The pipeline is ours, its stream stands, and everything up to `position` is buffered.
+
+        Before a slot is made there is no stream, and a change after the read would be in neither.
+        """
+        self._position = position
+        self._begun.set()
+
+    async def admit(self, batch: Batch) -> Batch:
+        """`batch` without what the read of a table without a key shows; may wait for that."""
+        if not self._whole.paths or not self._begun.is_set():
+            return batch
+        events = await self._whole.admit(batch.events)
+        return batch if events is batch.events else replace(batch, events=events)
+
     def follow(self, batch: Batch) -> list[Batch]:
         """What to deliver after `batch`: the chunk, once the stream has passed its mark."""
+        found = self._end_whole(batch.position)
         window = self._window
         if window is None:
-            return []
+            return found
         window.watch(batch.events)
         if window.chunk is None or window.mark is None:
-            return []
+            return found
         if not self._source.passed(batch.position, window.mark):
-            return []
+            return found
         self._window = None
         window.emitted.set()
-        return [] if window.again else self._emit(window, window.chunk, batch.position)
+        return found if window.again else found + self._emit(window, window.chunk, batch.position)
 
-    def _emit(self, window: _Window, chunk: Chunk, position: Position) -> list[Batch]:
-        label = window.table.label
-        before = self.tables[label]
-        transaction = Transaction(before.started, before.ts)
-        prefix = f"{self._source.identity}:{before.started}:r:"
-        table = chunk.table or window.table
-        events = [
-            Event(prefix + _digest(label, row), "r", table, row, transaction)
-            for row in window.rows()
-        ]
-        progress = TableProgress(
-            before.started,
-            before.ts,
-            chunk.last or before.after,
-            before.rows + len(chunk.rows),
-            chunk.last is None,
+    def _end_whole(self, position: Position) -> list[Batch]:
+        whole = self._whole
+        if not whole.complete or whole.mark is None:
+            return []
+        if not self._source.passed(position, whole.mark):
+            return []
+        self._whole = Whole()
+        done = {label: replace(self.tables[label], done=True) for label in whole.labels}
+        for label, progress in done.items():
+            self._note(label, progress)
+        whole.paths.clear()
+        whole.change(None)
+        whole.emitted.set()
+        return [Batch([], position, 0, done)]
+
+    def _emit(self, window: Window, chunk: Chunk, position: Position) -> list[Batch]:
+        label, before = window.table.label, window.progress
+        events = self._events(before, chunk.table or window.table, window.rows())
+        progress = replace(
+            before,
+            after=chunk.last or before.after,
+            rows=before.rows + len(chunk.rows),
+            done=chunk.last is None,
         )
+        self._note(label, progress)
+        return self._cut(events, position, chunk.size, {label: progress})
+
+    def _note(self, label: str, progress: TableProgress) -> None:
         self.tables[label] = progress
         if progress.done:
             log.info("backfill of %s done: %d rows", label, progress.rows)
-        return self._cut(events, position, chunk.size, {label: progress})
+
+    def _events(
+        self,
+        progress: TableProgress,
+        table: TableSchema,
+        rows: Iterable[Change],
+        *,
+        numbered: bool = False,
+    ) -> list[Event]:
+        """Rows without a key may be alike: they are `numbered`, so that each is an event."""
+        transaction = Transaction(progress.started, progress.ts)
+        prefix, label = f"{self._source.identity}:{progress.started}:r:", table.label
+        first = progress.rows
+        return [
+            Event(
+                prefix + _digest(f"{label}\0{first + n}" if numbered else label, row),
+                "r",
+                table,
+                row,
+                transaction,
+            )
+            for n, row in enumerate(rows)
+        ]
 
     def _cut(
         self, events: list[Event], position: Position, size: int, progress: dict[str, Any]
@@ -218,11 +357,10 @@ class Backfill:
         return batches
 
 
-def _hashable(value: Any) -> Any:
-    return repr(value) if isinstance(value, list) else value
+_CASE = "name an existing table as schema.table; case counts"
 
 
-def _digest(label: str, row: Change) -> str:
+def _digest(name: str, row: Change) -> str:
     """The same row read again gives the same id; a row that has changed since, another."""
-    content = f"{label}\0{row.json()}".encode("latin-1", "backslashreplace")
+    content = f"{name}\0{row.json()}".encode("latin-1", "backslashreplace")
     return hashlib.blake2b(content, digest_size=12).hexdigest()

@@ -66,6 +66,19 @@ class PipelineConfig(PluginConfig):
         description="Deliver the rows that are there before the first change: initial, never, "
         "or only them",
     )
+    snapshot_tables: Names = Field(
+        ("*.*",),
+        alias="snapshot.tables",
+        description="Of which tables the rows that are there are delivered: schema.table patterns"
+        " with *, comma-separated; ! before one excludes",
+        json_schema_extra={"default_text": "all that are captured"},
+    )
+    snapshot_where: dict[str, str] = Field(
+        {},
+        alias="snapshot.where.*",
+        description="Only the rows of the table (schema.table) that fulfil this condition, in the"
+        " database's own SQL",
+    )
     snapshot_chunk: int = Field(
         5_000, alias="snapshot.chunk", gt=0, description="Rows read at a time by the backfill"
     )
@@ -74,8 +87,10 @@ class PipelineConfig(PluginConfig):
     on_error: Literal["stop"] = Field(
         "stop", description="What becomes of an event that the sink refuses"
     )
-    on_lost: Literal["fail"] = Field(
-        "fail", description="What to do when the saved position is gone"
+    on_lost: Literal["fail", "resnapshot"] = Field(
+        "fail",
+        description="What to do when the saved position is gone: fail, or resnapshot: begin anew"
+        " and deliver all rows again",
     )
     batch_events: int = Field(
         10_000,

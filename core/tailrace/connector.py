@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Any, ClassVar, Literal, Self
 
@@ -16,7 +17,7 @@ from msgspec import Struct
 
 from tailrace.config import PluginConfig
 from tailrace.errors import ConfigError
-from tailrace.event import Batch, Position
+from tailrace.event import Batch, Position, Transaction
 from tailrace.formats import Format
 from tailrace.row import Change
 from tailrace.schema import TableSchema
@@ -184,16 +185,45 @@ class TableStatus(Struct, frozen=True):
     rows: int
 
 
+class Reading(ABC):
+    """Tables as of one moment; see `BackfillSource.reading`."""
+
+    @abstractmethod
+    def shows(self, transaction: Transaction) -> bool:
+        """Whether what `transaction` of the stream did is in what is read. Also after the end."""
+
+    @abstractmethod
+    def chunks(
+        self, table: TableSchema, where: str | None, limit: int
+    ) -> AsyncGenerator[Chunk, None]:
+        """All rows of `table`, in no order, up to `limit` at a time; one table at a time.
+
+        Nothing for a table that is gone. Raises TransientError if the connection is lost.
+        """
+
+
 class BackfillSource(Source):
-    """A source whose existing rows the core can read (`tailrace.backfill`), without locks."""
+    """A source whose existing rows the core can read (`tailrace.backfill`), without locks.
+
+    A condition (`where`) is in the database's own language, and the user's responsibility.
+    """
 
     @abstractmethod
     async def tables(self) -> list[TableStatus]:
-        """The captured tables as they are now. A table without a key is listed all the same."""
+        """The captured tables as they are now. A table without a key is listed all the same.
+
+        Called every few seconds while the stream is being read. A source for which a new table is
+        not captured by itself sees to that here (PostgreSQL: publishes it). When a table is
+        listed, every change of it that a read from now on does not show is in the stream.
+        """
 
     @abstractmethod
     async def chunk(
-        self, table: TableSchema, after_key: tuple[str, ...] | None, limit: int
+        self,
+        table: TableSchema,
+        after_key: tuple[str, ...] | None,
+        limit: int,
+        where: str | None,
     ) -> Chunk:
         """Up to `limit` rows after `after_key` in key order, as of one moment.
 
@@ -202,6 +232,21 @@ class BackfillSource(Source):
         (a source whose log runs ahead of visibility waits or reads again). Runs beside the
         stream. Raises TransientError if the connection is lost; then it is called again.
         """
+
+    def reading(self, tables: Sequence[TableSchema]) -> AbstractAsyncContextManager[Reading]:
+        """All of `tables`, as of the moment when the block is entered: for tables without a key.
+
+        Runs beside the stream. Entering raises TransientError if the connection is lost. A source
+        whose tables always have a key need not have it.
+        """
+        raise NotImplementedError
+
+    async def estimate(self, table: TableSchema, where: str) -> int:
+        """About how many rows fulfil `where`.
+
+        Raises ConfigError for a condition that the database does not take.
+        """
+        return 0
 
 
 class Sink(Connector):

@@ -24,6 +24,7 @@ from tailrace.connector import BackfillSource, Sink, Source
 from tailrace.errors import PositionLostError, TransientError
 from tailrace.event import Batch, Position
 from tailrace.failpoint import failpoint
+from tailrace.requests import Requests
 from tailrace.retry import Retry
 
 _LAST_SAVE = 2.0
@@ -73,36 +74,35 @@ class Pipeline:
         self.source = source
         self.sink = sink
         self.store = store
-        # Half of what may come again after a crash: while that is saved the next half is written.
-        self._buffer = Buffer(
-            max(1, config.batch_events // 2), max(1, config.batch_bytes // 2), config.memory
-        )
         self._reading = Retry("source")
         self._writing = Retry("sink")
         self._saving = Retry("checkpoint")
         self._copying = Retry("backfill")
-        self._backfill = self._make_backfill()
+        self._lost = False
         self._checkpoint = Checkpoint("", None)
         self._claimed = False
         self._goal: Position | None = None
         self._draining = asyncio.Event()
         self._stats = Stats()
+        self._begin_afresh()
+
+    def _begin_afresh(self) -> None:
+        """Forget what is in flight; a new one at first, and when the position was lost."""
+        config = self.config
+        # Half of what may come again after a crash: while that is saved the next half is written.
+        self._buffer = Buffer(
+            max(1, config.batch_events // 2), max(1, config.batch_bytes // 2), config.memory
+        )
+        self._backfill: Backfill | None = None
+        self._requests: Requests | None = None
+        if isinstance(self.source, BackfillSource):
+            self._backfill = Backfill(self.source, config, self._copying, self._buffer.put)
+            self._requests = Requests(config.name, self.store, self._backfill, self._saving)
         self._durable: Checkpoint | None = None
         self._unsaved = 0
         self._unsaved_bytes = 0
         self._unsettled = asyncio.Event()
         self._saved = asyncio.Event()
-
-    def _make_backfill(self) -> Backfill | None:
-        config = self.config
-        if config.snapshot == "never" or not isinstance(self.source, BackfillSource):
-            return None
-        return Backfill(
-            self.source,
-            rows=config.snapshot_chunk,
-            batch_events=max(1, config.batch_events // 2),
-            retry=self._copying,
-        )
 
     @property
     def stats(self) -> Stats:
@@ -126,14 +126,17 @@ class Pipeline:
         """
         async with AsyncExitStack() as stack:
             if await self._unless_draining(self._open(stack, once)):
-                await self._told(self._run_tasks())
+                await self._told(self._run())
 
     async def _open(self, stack: AsyncExitStack, once: bool) -> None:
         await stack.enter_async_context(self.store)
         await stack.enter_async_context(self.source)
         self.sink.source = self.source.identity
         await stack.enter_async_context(self.sink)
-        await self._load()
+        try:
+            await self._load()
+        except PositionLostError as error:
+            await self._start_over(error)
         if once or self.config.snapshot == "only":
             self._goal = await self._reading.call(self.source.head)
 
@@ -166,6 +169,33 @@ class Pipeline:
             raise
         hooks.pipeline_stopped(name=name, error=None)
 
+    async def _run(self) -> None:
+        """Run the tasks; begin anew when the position is lost, if the user wants that."""
+        while True:
+            try:
+                return await self._run_tasks()
+            except PositionLostError as error:
+                await self._start_over(error)
+
+    async def _start_over(self, lost: PositionLostError) -> None:
+        """Under ``on_lost=resnapshot``: as at the first start, with all rows to be delivered.
+
+        What upstream still has of ours goes first: after a crash in between the position is lost
+        again. Raises `lost` under any other policy.
+        """
+        if self.config.on_lost != "resnapshot":
+            raise lost
+        log.warning("%s; beginning anew, as on_lost=resnapshot says", lost.message)
+        if self._lost:
+            await self._reading.wait(TransientError(lost.message))
+        self._lost = True
+        self._begin_afresh()
+        await self._reading.call(self.source.reset)
+        self._checkpoint = Checkpoint(
+            self.source.identity, None, await self._plan({}), self._checkpoint.epoch
+        )
+        await self._claim()
+
     async def _run_tasks(self) -> None:
         """All tasks end together: the first failure cancels the others and is raised."""
         writer = asyncio.create_task(self._write(), name="writer")
@@ -178,6 +208,8 @@ class Pipeline:
         }
         if self._backfill:
             tasks.add(asyncio.create_task(self._backfill.run(), name="backfill"))
+        if self._requests:
+            tasks.add(asyncio.create_task(self._requests.run(), name="requests"))
         try:
             running = tasks
             while not writer.done():
@@ -221,6 +253,7 @@ class Pipeline:
             self._checkpoint = Checkpoint(self.source.identity, None, await self._plan({}))
             await self._claim()
             return
+        self._checkpoint = loaded
         if loaded.source != self.source.identity:
             raise PositionLostError(
                 f"the checkpoint of pipeline {name!r} is for {loaded.source}, but the database is"
@@ -229,13 +262,19 @@ class Pipeline:
                 " or checkpoint for this one",
             )
         self._stats.position = loaded.position or ""
+        if self._requests:
+            self._requests.kept = loaded.tables
         self._checkpoint = structs.replace(loaded, tables=await self._plan(loaded.tables))
         stored = await self.sink.position()
         if stored is not None:
             self._checkpoint = structs.replace(self._checkpoint, position=stored)
 
     async def _plan(self, saved: dict[str, TableProgress]) -> dict[str, TableProgress]:
-        return await self._backfill.plan(saved) if self._backfill else saved
+        if self._backfill is None or self._requests is None:
+            return saved
+        planned = await self._backfill.plan(saved)
+        await self._requests.look()
+        return planned
 
     async def _claim(self) -> None:
         name, checkpoint = self.config.name, self._checkpoint
@@ -254,6 +293,8 @@ class Pipeline:
                         self._reading.succeeded()
                         if not self._claimed and not await self._take_over():
                             break
+                        if self._backfill and position is not None:
+                            self._backfill.begin(position)
                         if await self._pass_on(batch):
                             return
                         position = batch.position
@@ -284,10 +325,14 @@ class Pipeline:
     async def _pass_on(self, batch: Batch) -> bool:
         """Buffer the batch and what the backfill adds; True when the goal is reached."""
         failpoint("read")
+        backfill = self._backfill
+        if backfill:
+            batch = await backfill.admit(batch)
+            batch.progress = backfill.news()
         await self._buffer.put(batch)
-        if self._backfill:
-            self._backfill.begin()
-            for chunk in self._backfill.follow(batch):
+        if backfill:
+            backfill.begin(batch.position)
+            for chunk in backfill.follow(batch):
                 await self._buffer.put(chunk)
         return await self._end_if_reached(batch.position)
 
@@ -361,6 +406,8 @@ class Pipeline:
             durable, events, size = self._durable, self._unsaved, self._unsaved_bytes
             assert durable is not None
             await self._saving.call(partial(self.store.save, self.config.name, durable))
+            if self._requests:
+                self._requests.kept = durable.tables
             failpoint("saved")
             assert durable.position is not None
             await self.source.release(durable.position)

@@ -1,22 +1,26 @@
-"""Reading existing rows for the backfill: one COPY of a key range, as of one moment."""
+"""Reading existing rows for the backfill: one COPY of a key range, or of a whole table."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import psycopg
 from psycopg import AsyncConnection, sql
 
-from tailrace.connector import Chunk
+from tailrace.connector import Chunk, Reading
+from tailrace.event import Transaction
 from tailrace.row import Change
+from tailrace.schema import TableSchema
 from tailrace_postgres.catalog import Table, fetch, one_table
 from tailrace_postgres.changes import CopiedRow
+from tailrace_postgres.copying import copied
 from tailrace_postgres.decoder import Decoder, unescape
+from tailrace_postgres.errors import translated
 
 log = logging.getLogger("tailrace.postgres")
 
@@ -31,6 +35,7 @@ async def read_chunk(
     connection: AsyncConnection[Any],
     path: tuple[str, ...],
     after_key: tuple[str, ...] | None,
+    where: str | None,
     limits: tuple[int, int],
     delivered: deque[int],
     describe: Describe,
@@ -54,7 +59,7 @@ async def read_chunk(
                 table = await one_table(connection, *path)
                 if table is None:
                     return Chunk((), None)
-                return await _copy(connection, await describe(table), after_key, limits)
+                return await _copy(connection, await describe(table), where, after_key, limits)
         if waited == _PATIENCE:
             log.warning(
                 "the backfill of %s waits for transaction %d, which is in the log but not yet"
@@ -97,43 +102,49 @@ def _before(xid: int, horizon: int) -> bool:
     return (xid - horizon) % _XID >= _XID // 2
 
 
-def _query(decoder: Decoder, after_key: tuple[str, ...] | None, limit: int) -> sql.Composed:
+def _query(
+    decoder: Decoder, where: str | None, after_key: tuple[str, ...] | None = None, limit: int = 0
+) -> sql.Composed:
     table = decoder.table
-    key = [sql.Identifier(name) for name in table.key]
+    key = sql.SQL(", ").join(sql.Identifier(name) for name in table.key)
     columns = sql.SQL(", ").join(sql.Identifier(column.name) for column in table.columns)
-    order = sql.SQL(", ").join(key)
-    where: sql.Composable = sql.SQL("")
+    conditions = [condition_of(where)] if where else []
     if after_key is not None:
         values = sql.SQL(", ").join(sql.Literal(text) for text in after_key)
-        where = sql.SQL(" WHERE ({}) > ({})").format(order, values)
-    return sql.SQL("COPY (SELECT {} FROM ONLY {}{} ORDER BY {} LIMIT {}) TO STDOUT").format(
-        columns, sql.Identifier(*table.path), where, order, sql.Literal(limit)
-    )
+        conditions.append(sql.SQL("({}) > ({})").format(key, values))
+    query = sql.SQL("SELECT {} FROM ONLY {}").format(columns, sql.Identifier(*table.path))
+    if conditions:
+        query += sql.SQL(" WHERE ") + sql.SQL(" AND ").join(conditions)
+    if limit:
+        query += sql.SQL(" ORDER BY {} LIMIT {}").format(key, sql.Literal(limit))
+    return sql.SQL("COPY ({}) TO STDOUT").format(query)
 
 
-class _EnoughError(Exception):
-    """Leaves a COPY early; psycopg cancels it for an exception only."""
+def condition_of(where: str) -> sql.Composable:
+    """The user's condition for a query, on lines of its own: it may end with a comment."""
+    return sql.SQL("(\n{}\n)").format(sql.SQL(where))
 
 
 async def _copy(
     connection: AsyncConnection[Any],
     decoder: Decoder,
+    where: str | None,
     after_key: tuple[str, ...] | None,
     limits: tuple[int, int],
 ) -> Chunk:
     limit, room = limits
-    query = _query(decoder, after_key, limit)
     rows: list[Change] = []
     size = 0
     line = b""
-    with suppress(_EnoughError):
-        async with connection.cursor() as cursor, cursor.copy(query) as copy:
-            async for block in copy:
-                line = bytes(block)
+    async with aclosing(copied(connection, _query(decoder, where, after_key, limit))) as blocks:
+        async for lines in blocks:
+            for line in lines:
                 rows.append(CopiedRow(decoder, line))
                 size += len(line)
                 if size >= room:
-                    raise _EnoughError
+                    break
+            if size >= room:
+                break
     last = _key_of(decoder, line) if len(rows) == limit or size >= room else None
     return Chunk(rows, last, size, decoder.table)
 
@@ -142,3 +153,66 @@ def _key_of(decoder: Decoder, line: bytes) -> tuple[str, ...]:
     fields = line.decode()[:-1].split("\t")
     names = [column.name for column in decoder.table.columns]
     return tuple(unescape(fields[names.index(name)]) for name in decoder.table.key)
+
+
+class OneSnapshot(Reading):
+    """Tables without a key in one REPEATABLE READ transaction, which `reading` opens.
+
+    A transaction of the stream is in it or not by its id, so no position need be known.
+    """
+
+    def __init__(self, connection: AsyncConnection[Any], snapshot: str, describe: Describe) -> None:
+        self._connection = connection
+        self._describe = describe
+        low, high, running = snapshot.split(":")
+        self._xmin, self._xmax = int(low), int(high)
+        self._running = {int(xid) % _XID for xid in running.split(",") if xid}
+
+    def shows(self, transaction: Transaction) -> bool:
+        assert transaction.txid is not None
+        xid = int(transaction.txid)
+        return _before(xid, self._xmin) or (_before(xid, self._xmax) and xid not in self._running)
+
+    async def chunks(
+        self, table: TableSchema, where: str | None, limit: int
+    ) -> AsyncGenerator[Chunk, None]:
+        with translated(f"reading {table.label} for the backfill"):
+            found = await one_table(self._connection, *table.path)
+            if found is None:
+                return
+            decoder = await self._describe(found)
+            async with aclosing(copied(self._connection, _query(decoder, where))) as blocks:
+                async for lines in blocks:
+                    for low in range(0, len(lines), limit):
+                        part = lines[low : low + limit]
+                        rows = [CopiedRow(decoder, line) for line in part]
+                        yield Chunk(rows, None, sum(map(len, part)), decoder.table)
+
+
+@asynccontextmanager
+async def one_snapshot(
+    connection: AsyncConnection[Any], paths: Sequence[tuple[str, ...]], describe: Describe
+) -> AsyncGenerator[OneSnapshot, None]:
+    """All rows of the tables at `paths` as of now; the connection is closed at the end."""
+    try:
+        await connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        await connection.execute("SET LOCAL synchronize_seqscans = off")  # else rows turn around
+        for path in paths:
+            await _locked(connection, path)
+        [(snapshot,)] = await fetch(connection, sql.SQL("SELECT pg_current_snapshot()::text"))
+        yield OneSnapshot(connection, snapshot, describe)
+    finally:
+        await connection.close()
+
+
+async def estimated(connection: AsyncConnection[Any], path: tuple[str, ...], where: str) -> int:
+    """The planner's word on how many rows fulfil `where`.
+
+    Raises psycopg.Error for a condition that is none. Prepared, so that it is one statement.
+    """
+    query = sql.SQL("EXPLAIN (FORMAT JSON) SELECT FROM ONLY {} WHERE {}").format(
+        sql.Identifier(*path), condition_of(where)
+    )
+    cursor = await connection.execute(query, prepare=True)
+    [(plans,)] = await cursor.fetchall()
+    return int(plans[0]["Plan"]["Plan Rows"])

@@ -28,11 +28,17 @@ _LOST = (
 )
 _GRANT = "grant it: ALTER ROLE … REPLICATION; GRANT SELECT ON … TO …"
 
+_SECURED = "42501 row-level security"
+_BYPASS = (
+    "let the role see all rows: ALTER ROLE … BYPASSRLS; or leave the table out: snapshot.tables=!…"
+)
+
 # SQLSTATE (or its class) -> what to raise, and the mending step. The longest match counts.
 _STATES: dict[str, tuple[type[TailraceError], str | None]] = {
     "28": (ConfigError, "check the user and the password in source.dsn, and pg_hba.conf"),
     "3D000": (ConfigError, "check the database's name in source.dsn"),
     "42501": (ConfigError, _GRANT),
+    _SECURED: (ConfigError, _BYPASS),
     "53400": (ConfigError, "raise max_replication_slots or drop slots that nobody uses"),
     "55000": (PositionLostError, _LOST),
     "58P01": (PositionLostError, _LOST),
@@ -50,6 +56,8 @@ def translate(error: Error, what: str, *, opening: bool = False) -> TailraceErro
     While `opening`, a server that cannot be reached is the user's to mend.
     """
     state = error.sqlstate or ""
+    if "row-level security" in str(error):
+        state = _SECURED
     matches = [prefix for prefix in _STATES if state.startswith(prefix)]
     said = _first_line(error)
     if matches and state:
@@ -85,11 +93,16 @@ def _first_line(error: Error) -> str:
 
 
 @contextmanager
-def translated(what: str, *, opening: bool = False) -> Iterator[None]:
-    """Driver errors of the block leave it as Tailrace's."""
+def translated(what: str, *, opening: bool = False, refused: str | None = None) -> Iterator[None]:
+    """Driver errors of the block leave it as Tailrace's.
+
+    `refused` is the mending step where the server refuses what the user has written.
+    """
     try:
         yield
     except psycopg.Error as error:
+        if refused and (error.sqlstate or "").startswith(("22", "42")):
+            raise ConfigError(f"{what}: {_first_line(error)}", mend=refused) from error
         raise translate(error, what, opening=opening) from error
     except OSError as error:
         raise TransientError(f"{what}: {error}") from error

@@ -5,21 +5,21 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncGenerator
-from contextlib import aclosing, suppress
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any, ClassVar
 
 import psycopg
 from psycopg import AsyncConnection, sql
 
 from tailrace.config import PluginConfig
-from tailrace.connector import BackfillSource, Chunk, Setup, TableStatus
+from tailrace.connector import BackfillSource, Chunk, Reading, Setup, TableStatus
 from tailrace.errors import ConfigError, PositionLostError, TransientError
 from tailrace.event import Batch, Event, Position
 from tailrace.patterns import Patterns
 from tailrace.schema import TableSchema
 from tailrace_postgres.catalog import Table, Types, decoder_for, fetch, find_slot, user_tables
-from tailrace_postgres.chunks import read_chunk
+from tailrace_postgres.chunks import estimated, one_snapshot, read_chunk
 from tailrace_postgres.config import PostgresConfig
 from tailrace_postgres.decoder import Decoder
 from tailrace_postgres.errors import translated
@@ -27,7 +27,13 @@ from tailrace_postgres.lsn import Place, lsn_text, parse_lsn, record_end
 from tailrace_postgres.pgoutput import Relation
 from tailrace_postgres.replication import Link, connect, conninfo
 from tailrace_postgres.transactions import Assembler
-from tailrace_postgres.upstream import drop_publication, ensure_publication, ensure_slot, slot_name
+from tailrace_postgres.upstream import (
+    drop_publication,
+    drop_slot,
+    ensure_publication,
+    ensure_slot,
+    slot_name,
+)
 
 _HEARTBEAT = 1.0
 _SILENCE = 60.0
@@ -277,16 +283,41 @@ class PostgresSource(BackfillSource):
         return await self._decoder(table.relation, table.primary_key)
 
     async def chunk(
-        self, table: TableSchema, after_key: tuple[str, ...] | None, limit: int
+        self,
+        table: TableSchema,
+        after_key: tuple[str, ...] | None,
+        limit: int,
+        where: str | None,
     ) -> Chunk:
         with translated(f"reading {table.label} for the backfill"):
             if self._reader is None or self._reader.closed:
-                self._reader = await AsyncConnection.connect(self._info, autocommit=True)
+                self._reader = await self._reading_connection()
             return await read_chunk(
                 self._reader,
                 table.path,
                 after_key,
+                where,
                 (limit, self.setup.batch_bytes),
                 self._delivered,
                 self._described,
             )
+
+    async def _reading_connection(self) -> AsyncConnection[Any]:
+        return await AsyncConnection.connect(self._info, autocommit=True)
+
+    @asynccontextmanager
+    async def reading(self, tables: Sequence[TableSchema]) -> AsyncGenerator[Reading, None]:
+        with translated("reading tables without a key for the backfill"):
+            connection = await self._reading_connection()
+            paths = [table.path for table in tables]
+            async with one_snapshot(connection, paths, self._described) as snapshot:
+                yield snapshot
+
+    async def estimate(self, table: TableSchema, where: str) -> int:
+        what = f"snapshot.where.{table.label}: {where!r} is no condition for that table"
+        with translated(what, refused="write what may follow WHERE in SQL, on its columns"):
+            return await estimated(await self._connection(), table.path, where)
+
+    async def reset(self) -> None:
+        with translated(f"dropping replication slot {self.slot!r}"):
+            await drop_slot(await self._connection(), self.slot)

@@ -60,6 +60,17 @@ async def drop_publication(connection: AsyncConnection[Any], name: str) -> None:
     await connection.execute(sql.SQL("DROP PUBLICATION IF EXISTS {}").format(sql.Identifier(name)))
 
 
+async def drop_slot(connection: AsyncConnection[Any], name: str) -> None:
+    """Raises TransientError while somebody reads from it."""
+    slot = await find_slot(connection, name)
+    if slot is None:
+        return
+    if slot.active_pid is not None:
+        raise _in_use(slot, name)
+    await connection.execute("SELECT pg_drop_replication_slot(%s)", [name])
+    log.info("dropped replication slot %s", name)
+
+
 async def _create(
     connection: AsyncConnection[Any], name: str, tables: Sequence[Table], *, everything: bool
 ) -> sql.Composed:
@@ -108,10 +119,7 @@ def _check(slot: Slot, name: str, after: Place | None) -> Place:
             mend=f"choose another source.slot, or SELECT pg_drop_replication_slot('{name}')",
         )
     if slot.active_pid is not None:
-        raise TransientError(
-            f"replication slot {name!r} is in use by the server process {slot.active_pid}:"
-            " another instance of this pipeline is running, or its connection is still ending"
-        )
+        raise _in_use(slot, name)
     if slot.wal_status == "lost":
         raise PositionLostError(
             f"replication slot {name!r} was invalidated: the server removed WAL that it needed",
@@ -129,6 +137,13 @@ def _check(slot: Slot, name: str, after: Place | None) -> Place:
             " delete the checkpoint and start again with snapshot=initial",
         )
     return after
+
+
+def _in_use(slot: Slot, name: str) -> TransientError:
+    return TransientError(
+        f"replication slot {name!r} is in use by the server process {slot.active_pid}:"
+        " another instance of this pipeline is running, or its connection is still ending"
+    )
 
 
 def _text(place: Place | None) -> str:

@@ -52,9 +52,9 @@ class BrokenSource(PostgresSource):
         fail("head")
         return await super().head()
 
-    async def chunk(self, table, after_key, limit):
+    async def chunk(self, table, after_key, limit, where):
         fail("chunk")
-        return await super().chunk(table, after_key, limit)
+        return await super().chunk(table, after_key, limit, where)
 
     async def release(self, position):
         fail("release")

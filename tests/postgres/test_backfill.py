@@ -24,7 +24,16 @@ KEYS = {
     "uuid": "k uuid",
     "timestamptz": "k timestamptz",
     "numeric": "k numeric",
+    "bytea": "k bytea",
+    "float8": "k float8",
+    "date": "k date",
+    "interval": "k interval",
+    "inet": "k inet",
+    "array": "k int[]",
+    "bool_int": "k1 bool, k int",
+    "enum": "k1 mood, k int",
 }
+ICU_KEYS = {"blind": 'k text COLLATE "blind"', "german": 'k text COLLATE "de-x-icu"'}
 OF_NUMBER = {
     "int": "n - 50",
     "text": "repeat(chr(65 + n % 50), n % 7 + 1) || E'\\\\t''' || n",
@@ -32,7 +41,20 @@ OF_NUMBER = {
     "timestamptz": "CASE n WHEN 1 THEN '-infinity' WHEN 2 THEN 'infinity'"
     " ELSE '2026-01-01'::timestamptz + n * interval '1 us' END",
     "numeric": "CASE n WHEN 1 THEN 'NaN' ELSE n / 7.0 END",
+    "bytea": "decode(md5(n::text), 'hex') || '\\x005c27'",
+    "float8": "CASE n WHEN 1 THEN 'NaN' WHEN 2 THEN '-Infinity' ELSE n * 1e300 / 7 END",
+    "date": "CASE n WHEN 1 THEN 'infinity' WHEN 2 THEN '0044-03-15 BC' ELSE '2026-01-01'::date + n"
+    " END",
+    "interval": "n * interval '1 mon -3 days 04:05:06.789'",
+    "inet": "'10.0.0.0'::inet + n * 1000",
+    "array": "ARRAY[n % 3, NULL, n]",
+    "bool_int": "n % 2 = 0, n",
+    "enum": "(ARRAY['sad', 'ok', 'it''s \\ fine'])[n % 3 + 1]::mood, n",
+    "blind": "chr(96 + n) || 'X'",
+    "german": "(ARRAY['Ä', 'a', 'z', 'Z', 'ö', 'o'])[n % 6 + 1] || n / 6",
 }
+MOOD = "CREATE TYPE mood AS ENUM ('sad', 'ok', 'it''s \\ fine')"
+BLIND = "CREATE COLLATION blind (provider=icu, locale='und-u-ks-level2', deterministic=false)"
 
 
 def keys_of(events: list[Event]) -> list[Any]:
@@ -41,22 +63,31 @@ def keys_of(events: list[Event]) -> list[Any]:
 
 @pytest.mark.parametrize("size", [1, 7, 1000])
 def test_every_row_once_in_key_order(each_database: str, size: int) -> None:
-    made = []
-    for name, column in KEYS.items():
-        made.append(f"CREATE TABLE t_{name} ({column} PRIMARY KEY, n int)")
+    read_by_keys(each_database, KEYS, [MOOD], size)
+
+
+@pytest.mark.parametrize("size", [1, 7])
+def test_text_keys_in_their_own_collation(database15: str, size: int) -> None:
+    read_by_keys(database15, ICU_KEYS, [BLIND], size)
+
+
+def read_by_keys(dsn: str, keys: dict[str, str], made: list[str], size: int) -> None:
+    for name, column in keys.items():
+        key = "k1, k" if column.startswith("k1") else "k"
+        made.append(f"CREATE TABLE t_{name} ({column}, n int, PRIMARY KEY ({key}))")
         made.append(
             f"INSERT INTO t_{name} SELECT {OF_NUMBER[name]}, n FROM generate_series(1, 20) n"
         )
     made.append("CREATE TABLE two (a int, b text, n int, PRIMARY KEY (b, a))")
     made.append("INSERT INTO two SELECT n % 3, n / 3, n FROM generate_series(1, 20) n")
     made.append("CREATE TABLE empty (id int PRIMARY KEY)")
-    sql(each_database, *made)
-    events = delivered_once(each_database, snapshot_chunk=size)
+    sql(dsn, *made)
+    events = delivered_once(dsn, snapshot_chunk=size)
     assert {event.op for event in events} == {"r"}
-    assert len({event.id for event in events}) == len(events) == 20 * (len(KEYS) + 1)
-    for table in [f"t_{name}" for name in KEYS] + ["two"]:
-        order = "b, a" if table == "two" else "k"
-        rows = sql(each_database, f"SELECT n FROM {table} ORDER BY {order}")
+    assert len({event.id for event in events}) == len(events) == 20 * (len(keys) + 1)
+    for table in [f"t_{name}" for name in keys] + ["two"]:
+        order = {"two": "b, a", "t_enum": "k1, k", "t_bool_int": "k1, k"}.get(table, "k")
+        rows = sql(dsn, f"SELECT n FROM {table} ORDER BY {order}")
         numbers = [(e.after or {})["n"] for e in events if e.table.name == table]
         assert numbers == [n for (n,) in rows]
 
@@ -191,9 +222,13 @@ class Interrupted(PostgresSource):
     statements: tuple[str, ...] = ()
 
     async def chunk(
-        self, table: TableSchema, after_key: tuple[str, ...] | None, limit: int
+        self,
+        table: TableSchema,
+        after_key: tuple[str, ...] | None,
+        limit: int,
+        where: str | None,
     ) -> Chunk:
-        chunk = await super().chunk(table, after_key, limit)
+        chunk = await super().chunk(table, after_key, limit, where)
         statements, Interrupted.statements = Interrupted.statements, ()
         if statements:
             sql(self.config.dsn.get_secret_value(), *statements)
@@ -283,9 +318,13 @@ class Late(PostgresSource):
     read = 0
 
     async def chunk(
-        self, table: TableSchema, after_key: tuple[str, ...] | None, limit: int
+        self,
+        table: TableSchema,
+        after_key: tuple[str, ...] | None,
+        limit: int,
+        where: str | None,
     ) -> Chunk:
-        chunk = await super().chunk(table, after_key, limit)
+        chunk = await super().chunk(table, after_key, limit, where)
         self.read += 1
         return chunk
 
@@ -354,11 +393,15 @@ class Held(PostgresSource):
     asked = False
 
     async def chunk(
-        self, table: TableSchema, after_key: tuple[str, ...] | None, limit: int
+        self,
+        table: TableSchema,
+        after_key: tuple[str, ...] | None,
+        limit: int,
+        where: str | None,
     ) -> Chunk:
         await self.go.wait()
         Held.asked = True
-        return await super().chunk(table, after_key, limit)
+        return await super().chunk(table, after_key, limit, where)
 
 
 def test_row_security_is_no_silent_filter(database: str) -> None:

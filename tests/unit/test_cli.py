@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from tailrace.checkpoint import Checkpoint, TableProgress
 from tailrace.cli.console import ConsoleFormat
@@ -302,6 +303,8 @@ def test_the_meter_reads_what_the_pipeline_says_now() -> None:
     meter.look()
     reading = meter.read()
     assert reading.backfill == "7 of ~1,000 rows"
+    assert replace(reading, left=30.0).backfill == "7 of ~1,000 rows, about 30 s left"
+    assert replace(reading, expected=0).backfill == "7 rows so far"
     assert reading.rate > 0
     assert reading.lag is not None
     assert "last error: connection lost" in reading.text()

@@ -87,7 +87,11 @@ class Log(BackfillSource):
         return [TableStatus(TABLE, len(self.rows))]
 
     async def chunk(
-        self, table: TableSchema, after_key: tuple[str, ...] | None, limit: int
+        self,
+        table: TableSchema,
+        after_key: tuple[str, ...] | None,
+        limit: int,
+        where: str | None,
     ) -> Chunk:
         assert self.standing, "read before there was a stream"
         rest = [n for n in self.rows if n > int(after_key[0] if after_key else 0)][:limit]
@@ -261,6 +265,31 @@ def test_a_row_that_the_log_touches_meanwhile_is_not_read_over_it() -> None:
     events = asyncio.run(work()).sink.events
     assert [(event.op, (event.key or {})["id"]) for event in events[-1:]] == [("r", 100)]
     assert [event.id for event in events[:-1]] == ids(range(1, 6))
+
+
+def test_progress_is_not_saved_before_its_rows_are_durable() -> None:
+    """The chunk has been read and waits behind a batch that the sink is writing."""
+
+    async def work() -> Checkpoint | None:
+        bench = Bench(3, snapshot="initial")
+        bench.source.rows = [100]
+        turn = asyncio.Semaphore(0)
+        bench.sink.before = turn.acquire
+        pipeline = bench.pipeline()
+        running = asyncio.create_task(pipeline.run())
+        await until(lambda: any(table.rows for table in pipeline.stats.tables.values()))
+        turn.release()
+        await until(lambda: ("released", 3) in bench.trace or ("released", 1) in bench.trace)
+        saved = await bench.store.load("test")
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        assert "r" not in {event.op for event in bench.sink.events}
+        return saved
+
+    saved = asyncio.run(work())
+    assert saved is not None
+    assert saved.position is not None
+    assert [(table.rows, table.done) for table in saved.tables.values()] == [(0, False)]
 
 
 def test_a_checkpoint_of_another_source_is_refused() -> None:

@@ -79,6 +79,37 @@ def tail(
 
 
 @cdc.command()
+@click.argument("table")
+@configured
+@click.option("--where", metavar="CONDITION", help="Only these rows; the database's own SQL.")
+@click.option("--wait", is_flag=True, help="Show the progress, and return when all are delivered.")
+@shared
+@pass_options
+def backfill(
+    options: Options,
+    table: str,
+    arguments: tuple[str, ...],
+    config: Path | None,
+    pipelines: tuple[str, ...],
+    where: str | None,
+    wait: bool,
+) -> int:
+    """Deliver the rows of a table again.
+
+    The pipeline need not be stopped: it takes the request from where its checkpoint is kept, and
+    reads TABLE (schema.table) while the stream goes on. Settings are those of cdc run.
+
+    \b
+    cdc backfill public.orders --config cdc.toml
+    cdc backfill public.orders --where "placed >= '2026-01-01'" source=postgres …
+    """
+    from tailrace.cli import backfilling
+
+    given = Given(arguments, config, pipelines)
+    return backfilling.backfill(given, options, table=table, where=where, wait=wait)
+
+
+@cdc.command()
 @as_json
 @shared
 def plugins(as_json: bool) -> None:

@@ -13,11 +13,17 @@ if TYPE_CHECKING:
     from tailrace.pipeline import Stats
 
 
+_LONG = 60.0
+_SHORT = 2.0
+"""Seconds over which the backfill's pace is taken, and which it takes to be one."""
+
+
 class Reading(Struct, frozen=True):
     """A pipeline at one moment.
 
     `lag` is how old the newest change was when it was seen to be delivered, `idle` how long ago
-    that was; None before the first. `rows` of about `expected` are backfilled.
+    that was; None before the first. `rows` of about `expected` are backfilled; the rest takes about
+    `left` seconds more, None if that cannot be told.
     """
 
     name: str
@@ -28,6 +34,7 @@ class Reading(Struct, frozen=True):
     idle: float | None
     rows: int
     expected: int
+    left: float | None
     tables: int
     tables_done: int
     position: str
@@ -41,7 +48,10 @@ class Reading(Struct, frozen=True):
             return ""
         if self.tables_done == self.tables:
             return f"{self.rows:,} rows, done"
-        return f"{self.rows:,} of ~{max(self.expected, self.rows):,} rows"
+        if not self.expected:
+            return f"{self.rows:,} rows so far"
+        left = "" if self.left is None else f", about {span(self.left)} left"
+        return f"{self.rows:,} of ~{max(self.expected, self.rows):,} rows{left}"
 
     def text(self) -> str:
         """One line, for the log."""
@@ -63,32 +73,37 @@ class Meter:
         self._stats = stats
         self._window = window
         self._seen: deque[tuple[float, int]] = deque([(time.monotonic(), stats().events)])
+        self._read: deque[tuple[float, int]] = deque([(time.monotonic(), _rows(stats()))])
         self._newest = 0
         self._lag: float | None = None
 
     def look(self) -> None:
         """Note the count, and the lag if something newer has been delivered since."""
         now, stats = time.monotonic(), self._stats()
-        self._seen.append((now, stats.events))
-        while len(self._seen) > 2 and self._seen[1][0] < now - self._window:
-            self._seen.popleft()
+        for seen, count, window in (
+            (self._seen, stats.events, self._window),
+            (self._read, _rows(stats), _LONG),
+        ):
+            seen.append((now, count))
+            while len(seen) > 2 and seen[1][0] < now - window:
+                seen.popleft()
         if stats.last_ts > self._newest:
             self._newest = stats.last_ts
             self._lag = self._age()
 
     def read(self) -> Reading:
         stats = self._stats()
-        (begin, first), (end, last) = self._seen[0], self._seen[-1]
-        tables = stats.tables
+        tables, rows, expected = stats.tables, _rows(stats), sum(stats.estimates.values())
         return Reading(
             name=self.name,
             events=stats.events,
-            rate=(last - first) / (end - begin) if end > begin else 0.0,
+            rate=_pace(self._seen),
             size=stats.bytes,
             lag=self._lag,
             idle=self._age() if self._newest else None,
-            rows=sum(progress.rows for progress in tables.values()),
-            expected=sum(stats.estimates.values()),
+            rows=rows,
+            expected=expected,
+            left=_left(self._read, expected - rows),
             tables=len(tables.keys() | stats.estimates.keys()),
             tables_done=sum(progress.done for progress in tables.values()),
             position=str(stats.position),
@@ -98,6 +113,23 @@ class Meter:
 
     def _age(self) -> float:
         return max(0.0, time.time() - self._newest / 1e6)
+
+
+def _rows(stats: Stats) -> int:
+    """Rows backfilled of the tables that this run reads."""
+    tables = stats.tables
+    return sum(tables[label].rows for label in stats.estimates if label in tables)
+
+
+def _pace(seen: deque[tuple[float, int]]) -> float:
+    (begin, first), (end, last) = seen[0], seen[-1]
+    return (last - first) / (end - begin) if end > begin else 0.0
+
+
+def _left(seen: deque[tuple[float, int]], rows: int) -> float | None:
+    """Seconds for `rows` more at the pace so far; None before that says anything."""
+    pace = _pace(seen) if seen[-1][0] - seen[0][0] >= _SHORT else 0.0
+    return rows / pace if rows > 0 and pace > 0 else None
 
 
 def span(seconds: float) -> str:
