@@ -12,6 +12,7 @@ from jsonschema.exceptions import ValidationError
 
 from pipelines import sql
 from tailrace.event import OPS, Event, Op, Position, Transaction
+from tailrace.formats import Format
 from tailrace.formats.json import JsonConfig, JsonFormat
 from tailrace.row import Images
 from tailrace.schema import TableSchema
@@ -53,6 +54,14 @@ def test_every_op_fits_the_schema(op: Op) -> None:
     [told] = encoded(event(op, CHANGES[op], context={"user": "42"}))
     VALIDATOR.validate(told)
     assert told["op"] == op
+
+
+def test_lines_are_the_bodies_of_the_messages() -> None:
+    """By its own short way, and by the way that every format has."""
+    events = [event(op, change, context={"user": "é"}) for op, change in CHANGES.items()]
+    lines = b"".join(message.body + b"\n" for message in FORMAT.encode(events))
+    assert FORMAT.lines(events) == Format.lines(FORMAT, events) == lines
+    assert FORMAT.lines([]) == Format.lines(FORMAT, []) == b""
 
 
 @pytest.mark.parametrize(

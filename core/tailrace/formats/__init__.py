@@ -46,3 +46,11 @@ class Format(ABC):
 
         Pure: the same events give the same bytes. With `keyed` each message has its key.
         """
+
+    def lines(self, events: Sequence[Event]) -> bytes:
+        """The bodies of `encode`, each with a line break behind it.
+
+        What a sink uses that writes lines; a format may have a shorter way to the same bytes.
+        """
+        bodies = [message.body for message in self.encode(events)]
+        return b"\n".join([*bodies, b""]) if bodies else b""

@@ -33,36 +33,47 @@ class JsonFormat(Format):
         self._tables: dict[int, tuple[TableSchema, str]] = {}  # by id: hashing a schema is slow
 
     def encode(self, events: Sequence[Event], *, keyed: bool = False) -> list[Message]:
-        messages = []
+        return [
+            Message(
+                text.encode("latin-1"), events[at : at + 1], _key(events[at]) if keyed else None
+            )
+            for at, text in enumerate(self._texts(events))
+        ]
+
+    def lines(self, events: Sequence[Event]) -> bytes:
+        return "\n".join([*self._texts(events), ""]).encode("latin-1")
+
+    def _texts(self, events: Sequence[Event]) -> list[str]:
+        """Each event as UTF-8 carried in latin-1."""
+        texts = []
         transaction: Transaction | None = None
         table: TableSchema | None = None
         shared = ""
-        quote = encode_basestring
-        for at, event in enumerate(events):
+        for event in events:
             if event.transaction is not transaction or event.table is not table:
                 transaction, table = event.transaction, event.table
                 shared = self._shared(transaction, table)
-            event_id = event.id
-            name = quote(event_id) if event_id.isascii() else to_json(event_id)
             context = "null" if event.context is None else to_json(event.context)
-            text = (
-                f'{{"v":1,"id":{name},"op":"{event.op}",{shared},'
+            texts.append(
+                f'{{"v":1,"id":{_quoted(event.id)},"op":"{event.op}",{shared},'
                 f'{event.change.json()},"context":{context}}}'
             )
-            key = _key(event) if keyed else None
-            messages.append(Message(text.encode("latin-1"), events[at : at + 1], key))
-        return messages
+        return texts
 
     def _shared(self, transaction: Transaction, table: TableSchema) -> str:
         """The members ``ts`` and ``source``."""
         known = self._tables.get(id(table))
         if known is None:
             known = self._tables[id(table)] = (table, _names(table))
-        txid = to_json(transaction.txid)
+        txid = "null" if transaction.txid is None else _quoted(transaction.txid)
         return (
             f'"ts":"{rfc3339(transaction.ts)}","source":{{{self._origin},{known[1]},'
-            f'"position":{to_json(transaction.position)},"txid":{txid}}}'
+            f'"position":{_quoted(transaction.position)},"txid":{txid}}}'
         )
+
+
+def _quoted(text: str) -> str:
+    return encode_basestring(text) if text.isascii() else to_json(text)
 
 
 def _names(table: TableSchema) -> str:

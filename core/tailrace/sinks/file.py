@@ -48,10 +48,8 @@ class FileSink(Sink):
         await self._run(self._log.open)
 
     async def write(self, batch: Batch) -> None:
-        bodies = [message.body for message in self.format.encode(batch.events)]
-        if bodies:
-            bodies.append(b"")
-            await self._run(self._log.append, b"\n".join(bodies))
+        if lines := self.format.lines(batch.events):
+            await self._run(self._log.append, lines)
 
     async def close(self) -> None:
         if self._thread is None:

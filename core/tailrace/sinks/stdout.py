@@ -49,10 +49,9 @@ class StdoutSink(Sink):
             ) from error
 
     async def write(self, batch: Batch) -> None:
-        bodies = [message.body for message in self.format.encode(batch.events)]
-        if bodies and self._writer is not None:
-            bodies.append(b"")
-            await self._writer.write(b"\n".join(bodies))
+        lines = self.format.lines(batch.events)
+        if lines and self._writer is not None:
+            await self._writer.write(lines)
 
     async def close(self) -> None:
         if self._writer is not None:
