@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from tailrace.row import Change, Row
-from tailrace_postgres.decoder import NEW, Decoder, new_tuple
+from tailrace_postgres.decoder import Decoder, new_tuple
+from tailrace_postgres.generated import NEW
 
 _OLD_MARKER = 30
 _FULL = ord("O")
@@ -34,8 +35,7 @@ class NewRow(Change, frozen=True, gc=False):
         return self.decoder.absent(self.after)
 
     def json(self) -> str:
-        text: str = self.decoder.json_of_new(self.message)
-        return text
+        return self.decoder.json_of_new(self.message)
 
 
 class OldNewRow(Change, frozen=True, gc=False):
@@ -138,4 +138,4 @@ class CopiedRow(Change, frozen=True, gc=False):
         return ()
 
     def json(self) -> str:
-        return self.decoder.new(self.decoder.texts_of_line(self.line))
+        return self.decoder.json_of_line(self.line)

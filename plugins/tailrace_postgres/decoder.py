@@ -1,6 +1,6 @@
 """From a row's bytes, in a pgoutput message or a COPY line, to values or JSON.
 
-For each shape of a relation one decoder is made, with a function generated for its columns. Rows
+For each shape of a relation one decoder is made, with functions `generated` for its columns. Rows
 are decoded when somebody asks, and go straight to JSON when nobody needs their values. Text is
 handled as latin-1 (UTF-8 bytes, one character each): slicing and joining then cost one copy, and
 nothing is decoded and encoded on the way (measured: docs/adr/0003).
@@ -11,25 +11,24 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from json.encoder import encode_basestring as quote
-from struct import Struct as Layout
 from struct import error as LayoutError
 from typing import Any
 
 from tailrace.row import Row
 from tailrace.schema import TableSchema
 from tailrace_postgres.errors import MalformedMessageError
+from tailrace_postgres.generated import (
+    NEW,
+    UNREADABLE,
+    Shape,
+    json_of_line,
+    json_of_message,
+    uint32,
+)
 from tailrace_postgres.lsn import lsn_text
 from tailrace_postgres.types import Kind
 
-NEW = 33
-"""Where the columns of a message's only tuple begin: XLogData header (25), type, relation id,
-tuple marker, number of columns."""
-
-_LENGTH = Layout("!I").unpack_from
 _NULL, _TEXT, _UNCHANGED = b"ntu"
-_SHORT = "t\0\0\0"
-_UNREADABLE = (IndexError, ValueError, ArithmeticError, LayoutError)
-"""What reading a text that is not of its type, or cut off, may raise."""
 
 _WITHOUT_TEXT: dict[int, str | None] = {_NULL: "null", _UNCHANGED: None}
 
@@ -62,7 +61,9 @@ class Decoder:
         self._key = [names.index(name) for name in table.key]
         others = (text for i, text in enumerate(quoted) if i not in self._key)
         self.beyond_key = f"[{','.join(others)}]"
-        self.json_of_new = _generate(self)
+        shape = Shape(table.label, self.kinds, quoted, self._key)
+        self.json_of_new = json_of_message(shape, lambda m: self.new(self.last_texts(m, NEW)))
+        self.json_of_line = json_of_line(shape, lambda line: self.new(self.texts_of_line(line)))
 
     def texts(self, message: bytes, at: int) -> tuple[Texts, int]:
         """The tuple whose first column begins at `at`, and where it ends."""
@@ -72,7 +73,7 @@ class Decoder:
             for kind in self.kinds:
                 tag, text, at = column(message, at)
                 result.append(kind.json(text) if tag == _TEXT else _WITHOUT_TEXT[tag])
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             raise malformed(message, f"column {len(result) + 1} does not read") from error
         return result, at
 
@@ -85,7 +86,7 @@ class Decoder:
                 tag, text, at = column(message, at)
                 if tag != _UNCHANGED:
                     row[name] = kind.python(_utf8(text)) if tag == _TEXT else None
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             raise malformed(message, "a column does not read") from error
         return row, at
 
@@ -169,7 +170,7 @@ def column(message: bytes, at: int) -> tuple[int, str, int]:
     try:
         kind = message[at]
         if kind == _TEXT:
-            end = at + 5 + _LENGTH(message, at + 1)[0]
+            end = at + 5 + uint32(message, at + 1)[0]
             if end > len(message):
                 raise IndexError
             return kind, message[at + 5 : end].decode("latin-1"), end
@@ -208,61 +209,3 @@ def unescape(field: str) -> str:
 
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 _ESCAPES = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
-
-_COLUMN = """
-        if s[i:i+4] == SHORT:
-            i += 5; j = i + m[i-1]; v = s[i:j]; i = j; c{n} = {expression}
-        elif m[i] == 110:
-            i += 1; c{n} = "null"
-        elif m[i] == 116:
-            j = i + 5 + length(m, i + 1)[0]; v = s[i+5:j]; i = j; c{n} = {expression}
-        else:
-            return slow(m)
-"""
-
-
-def _generate(decoder: Decoder) -> Any:
-    """A function from a message with one new tuple to the JSON members of its change.
-
-    What it generates, for columns ``id`` and ``note``: find each column's text, make JSON of it,
-    put all into one f-string. An unchanged TOAST column takes the general way, and so does what
-    is malformed, because that way says what is wrong.
-    """
-
-    def slow(message: bytes) -> str:
-        return decoder.new(decoder.last_texts(message, NEW))
-
-    scope: dict[str, Any] = {"q": quote, "SHORT": _SHORT, "length": _LENGTH, "slow": slow}
-    scope["bad"] = _UNREADABLE
-    for n, kind in enumerate(decoder.kinds):
-        scope[f"json{n}"] = kind.json
-    fast = ", ".join(f"{name}={name}" for name in scope)  # arguments are found faster than globals
-    low, high = len(decoder.kinds) % 256, len(decoder.kinds) // 256
-    lines = [f"def json_of_new(m, {fast}):", '    s = m.decode("latin-1")', f"    i = {NEW}"]
-    lines += ["    try:", f"        if m[i-1] != {low} or m[i-2] != {high}: return slow(m)"]
-    for n, kind in enumerate(decoder.kinds):
-        lines.append(_COLUMN.format(n=n, expression=kind.inline.format(v="v", n=n)))
-    lines += ["    except bad: return slow(m)", "    if i != len(m): return slow(m)"]
-    members = [_literal(member) + f"{{c{n}}}" for n, member in enumerate(decoder._members)]
-    key = ",".join(members[n] for n in decoder._key)
-    key = f"{{{{{key}}}}}" if key else "null"
-    row = f'"key":{key},"before":null,"after":{{{{{",".join(members)}}}}},"unavailable":[]'
-    lines.append(f"    return f'{row}'")
-    exec(compile("\n".join(lines), f"<decoder of {decoder.table.label}>", "exec"), scope)  # noqa: S102
-    return scope["json_of_new"]
-
-
-def _literal(text: str) -> str:
-    """`text` (latin-1) for the inside of an f-string in single quotes; any character is safe."""
-    return "".join(_BRACES.get(char) or _plain(char) for char in text)
-
-
-_BRACES = {"{": "{{", "}": "}}"}
-
-
-def _plain(char: str) -> str:
-    return (
-        char
-        if char.isascii() and char.isprintable() and char not in "'\\"
-        else f"\\x{ord(char):02x}"
-    )

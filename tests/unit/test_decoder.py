@@ -56,6 +56,24 @@ def test_names_and_texts_of_any_kind(names: list[str], data: st.DataObject) -> N
         assert told == {"key": key, "before": None, "after": row, "unavailable": []}
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        [None, None],
+        ["\\N", None],
+        [None, "\\"],
+        ["N", "\\\\N"],
+        ["a\tb", "N"],
+        ["\\N\\N", "\n"],
+        ["a", ""],
+    ],
+)
+def test_nulls_and_backslashes_of_a_copied_row(values: list[str | None]) -> None:
+    change = CopiedRow(decoder(["a", "b"]), copied(values))
+    row = dict(zip("ab", values, strict=True))
+    assert json.loads(f"{{{change.json()}}}")["after"] == change.after == row
+
+
 @pytest.mark.parametrize("size", [0, 1, 127, 128, 254, 255, 256, 257, 65_535, 65_536, 70_000])
 def test_texts_of_every_length(size: int) -> None:
     for char in ("x", "é"):
