@@ -13,7 +13,7 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from msgspec.structs import replace
@@ -308,7 +308,7 @@ class Backfill:
 
     def _emit(self, window: Window, chunk: Chunk, position: Position) -> list[Batch]:
         label, before = window.table.label, window.progress
-        events = self._events(before, chunk.table or window.table, window.rows())
+        events = self._events(before, chunk.table or window.table, list(window.rows()))
         progress = replace(
             before,
             after=chunk.last or before.after,
@@ -327,23 +327,20 @@ class Backfill:
         self,
         progress: TableProgress,
         table: TableSchema,
-        rows: Iterable[Change],
+        rows: Sequence[Change],
         *,
         numbered: bool = False,
     ) -> list[Event]:
         """Rows without a key may be alike: they are `numbered`, so that each is an event."""
         transaction = Transaction(progress.started, progress.ts)
-        prefix, label = f"{self._source.identity}:{progress.started}:r:", table.label
-        first = progress.rows
+        prefix = f"{self._source.identity}:{progress.started}:r:"
+        contents = [row.content() for row in rows]
+        if numbered:
+            contents = [b"%d\0%b" % (progress.rows + n, c) for n, c in enumerate(contents)]
+        ids = _digests(table.label, contents)
         return [
-            Event(
-                prefix + _digest(f"{label}\0{first + n}" if numbered else label, row),
-                "r",
-                table,
-                row,
-                transaction,
-            )
-            for n, row in enumerate(rows)
+            Event(prefix + id, "r", table, row, transaction)
+            for id, row in zip(ids, rows, strict=True)
         ]
 
     def _cut(
@@ -360,7 +357,10 @@ class Backfill:
 _CASE = "name an existing table as schema.table; case counts"
 
 
-def _digest(name: str, row: Change) -> str:
+def _digests(label: str, contents: Iterable[bytes]) -> Iterator[str]:
     """The same row read again gives the same id; a row that has changed since, another."""
-    content = f"{name}\0{row.json()}".encode("latin-1", "backslashreplace")
-    return hashlib.blake2b(content, digest_size=12).hexdigest()
+    common = hashlib.blake2b(f"{label}\0".encode("utf-8", "surrogatepass"), digest_size=12)
+    for content in contents:
+        digest = common.copy()
+        digest.update(content)
+        yield digest.hexdigest()

@@ -21,8 +21,8 @@ Row = Mapping[str, Any]
 class Change(Struct, frozen=True, gc=False):
     """Key, before and after image of one row. Subclasses decide when to decode.
 
-    The contract: the four properties and `json` always agree, and none of them fails for a
-    change that the source has accepted.
+    The contract: the four properties, `json` and `content` always agree, and none of them fails
+    for a change that the source has accepted.
     """
 
     @property
@@ -52,6 +52,10 @@ class Change(Struct, frozen=True, gc=False):
         gives the bytes. That spares decoding and encoding on the hot path.
         """
         raise NotImplementedError
+
+    def content(self) -> bytes:
+        """Bytes for the whole of it: the same whenever the same row is read, and for no other."""
+        return self.json().encode("latin-1")
 
 
 class Images(Change, frozen=True, gc=False):

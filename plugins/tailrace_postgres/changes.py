@@ -139,3 +139,6 @@ class CopiedRow(Change, frozen=True, gc=False):
 
     def json(self) -> str:
         return self.decoder.json_of_line(self.line)
+
+    def content(self) -> bytes:
+        return self.line
