@@ -14,6 +14,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from msgspec.structs import replace
@@ -199,6 +200,7 @@ class Backfill:
             await self._read_whole()
         elif left:
             table = self._statuses[left[0]].table
+            await self._retry.call(partial(self._source.prepare, table))
             while not self.tables[table.label].done:
                 await self._next_chunk(table)
         return bool(left)
@@ -234,6 +236,8 @@ class Backfill:
         tables = [self._statuses[label].table for label in whole.labels if label in self._statuses]
         while not whole.complete:
             try:
+                for table in tables:
+                    await self._source.prepare(table)
                 async with self._source.reading(tables) as reading:
                     whole.change(reading)
                     for table in tables:

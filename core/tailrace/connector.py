@@ -214,7 +214,15 @@ class BackfillSource(Source):
 
         Called every few seconds while the stream is being read. A source for which a new table is
         not captured by itself sees to that here (PostgreSQL: publishes it). When a table is
-        listed, every change of it that a read from now on does not show is in the stream.
+        listed, every transaction that begins from now on and changes it is in the stream.
+        """
+
+    async def prepare(self, table: TableSchema) -> None:
+        """Called before the first row of `table` is read, at the pipeline's start or later.
+
+        On return every change of it that a read from now on does not show is in the stream: a
+        source in which a transaction may have begun before the table was captured waits for its
+        end. Raises TransientError if the connection is lost.
         """
 
     @abstractmethod

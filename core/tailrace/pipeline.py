@@ -258,8 +258,8 @@ class Pipeline:
             raise PositionLostError(
                 f"the checkpoint of pipeline {name!r} is for {loaded.source}, but the database is"
                 f" {self.source.identity}",
-                mend="point source.dsn at the database it was made for, or use another name"
-                " or checkpoint for this one",
+                mend="point source.dsn at the database that it is for; or begin anew with this one:"
+                " on_lost=resnapshot, or another name or checkpoint",
             )
         self._stats.position = loaded.position or ""
         if self._requests:
