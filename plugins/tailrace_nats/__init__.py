@@ -1,4 +1,4 @@
-"""The sink ``nats``. Importing this package imports no driver."""
+"""Sink and checkpoint store ``nats``. Importing this package imports no driver."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ if TYPE_CHECKING:
 
 @hookimpl
 def tailrace_register(register: Register) -> None:
-    """Offer the sink by name."""
+    """Offer sink and store by name."""
     register.sink(
         "nats",
         connector="tailrace_nats.sink:NatsSink",
         config="tailrace_nats.config:NatsConfig",
         extra="nats",
     )
+    register.store("nats", store="tailrace_nats.store:NatsStore", extra="nats")

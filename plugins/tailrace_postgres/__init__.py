@@ -1,4 +1,4 @@
-"""Tailrace's PostgreSQL source: logical replication with pgoutput, nothing to install upstream."""
+"""Tailrace's PostgreSQL source, with nothing to install upstream, and its checkpoint store."""
 
 from __future__ import annotations
 
@@ -18,3 +18,5 @@ def tailrace_register(register: Register) -> None:
         config="tailrace_postgres.config:PostgresConfig",
         extra="postgres",
     )
+    for name in ("postgres", "postgresql"):  # an address begins with either
+        register.store(name, store="tailrace_postgres.store:PostgresStore", extra="postgres")

@@ -15,7 +15,9 @@ import msgspec
 import pytest
 
 from jetstream import batch, events, sink
+from tailrace.checkpoint import Checkpoint
 from tailrace_demo.servers import Nats
+from tailrace_nats.store import NatsStore
 
 STORAGE = ("mem_storage", "disk_storage", "streams", "consumer")
 nkeys = pytest.importorskip("nkeys")
@@ -75,5 +77,7 @@ def test_a_credentials_file_lets_the_user_in(
     async def run() -> None:
         async with sink(server.url, creds=str(file)) as target:
             await target.write(batch(events(10)))
+        async with NatsStore(f"//127.0.0.1:{server.port}?creds={file}") as store:
+            assert (await store.claim("orders", Checkpoint("pg:1", None))).epoch == 1
 
     asyncio.run(run())

@@ -1,8 +1,7 @@
-"""Checkpoint stores: what is saved comes back, old writers are refused, damage is never new."""
+"""Stores in files and in memory: the contract, and processes that die, stop or run at once."""
 
 from __future__ import annotations
 
-import asyncio
 import fcntl
 import json
 import random
@@ -10,37 +9,21 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
 
 import pytest
-from msgspec.structs import replace
 
-from tailrace.checkpoint import (
-    VERSION,
-    BackfillRequest,
-    Checkpoint,
-    CheckpointStore,
-    TableProgress,
-)
-from tailrace.errors import CheckpointError, ConfigError, FencedError, TransientError
-from tailrace.event import Position
+from storecontract import FIRST, LastingContract, Opener, StoreContract, load, moved, run
+from tailrace.checkpoint import CheckpointStore
+from tailrace.errors import CheckpointError, ConfigError, TransientError
 from tailrace.stores import file as file_store
 from tailrace.stores import sqlite as sqlite_store
 from tailrace.stores.file import FileStore
 from tailrace.stores.memory import MemoryStore
 from tailrace.stores.sqlite import SqliteStore
 
-T = TypeVar("T")
-Opener = Callable[[], CheckpointStore]
-
-FIRST = Checkpoint(
-    source="pg:7423",
-    position=Position("0/1A2B3C8:4"),
-    tables={"public.orders": TableProgress(Position("0/1"), 1_700_000_000_000_000, ("7", "é"), 9)},
-)
 PREAMBLE = """
 import asyncio, json, os, resource, sys
 from msgspec.structs import replace
@@ -53,8 +36,23 @@ def say(*words): print(*words, flush=True)
 """
 
 
-def run(main: Coroutine[Any, Any, T]) -> T:
-    return asyncio.run(main)
+class TestSqlite(LastingContract):
+    @pytest.fixture
+    def opener(self, tmp_path: Path) -> Opener:
+        return lambda: SqliteStore(str(tmp_path / "cdc.db"))
+
+
+class TestFile(LastingContract):
+    @pytest.fixture
+    def opener(self, tmp_path: Path) -> Opener:
+        return lambda: FileStore(str(tmp_path))
+
+
+class TestMemory(StoreContract):
+    @pytest.fixture
+    def opener(self) -> Opener:
+        shared = MemoryStore()
+        return lambda: shared
 
 
 def location(kind: str, folder: Path) -> Path:
@@ -69,15 +67,6 @@ def open_at(kind: str, folder: Path) -> CheckpointStore:
 @pytest.fixture(params=["sqlite", "file"])
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
-
-
-@pytest.fixture(params=["sqlite", "file", "memory"])
-def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Opener:
-    """Each call is a store as another process would open it."""
-    if request.param == "memory":
-        shared = MemoryStore()
-        return lambda: shared
-    return lambda: open_at(request.param, tmp_path)
 
 
 @contextmanager
@@ -104,91 +93,6 @@ def tell(child: subprocess.Popen[str]) -> None:
     assert child.stdin is not None
     child.stdin.write("go\n")
     child.stdin.flush()
-
-
-async def load(store: CheckpointStore, name: str = "orders") -> Checkpoint | None:
-    async with store:
-        return await store.load(name)
-
-
-async def claim_first(store: CheckpointStore, name: str = "orders") -> Checkpoint:
-    async with store:
-        return await store.claim(name, FIRST)
-
-
-def moved(checkpoint: Checkpoint, position: str) -> Checkpoint:
-    return replace(checkpoint, position=Position(position))
-
-
-def test_what_is_saved_comes_back(opener: Opener) -> None:
-    async def main() -> None:
-        async with opener() as store:
-            assert await store.load("orders") is None
-            mine = await store.claim("orders", FIRST)
-            assert mine == replace(FIRST, epoch=1)
-            assert await store.load("orders") == mine
-            await store.save("orders", moved(mine, "0/2"))
-        assert await load(opener()) == moved(mine, "0/2")
-
-    run(main())
-
-
-def test_names_and_deletion(opener: Opener) -> None:
-    async def main() -> None:
-        async with opener() as store:
-            for name in ("b", "a.b-c_D"):
-                await store.claim(name, FIRST)
-            assert await store.names() == ["a.b-c_D", "b"]
-            await store.delete("b")
-            await store.delete("never-there")
-            assert await store.names() == ["a.b-c_D"]
-            assert await store.load("b") is None
-
-    run(main())
-
-
-def test_c11_a_claim_on_an_epoch_that_has_passed_is_refused(opener: Opener) -> None:
-    async def main() -> None:
-        async with opener() as one, opener() as two:
-            mine = await one.claim("orders", FIRST)
-            with pytest.raises(FencedError, match=r"orders.*epoch 1 is stored, this one has 0"):
-                await two.claim("orders", FIRST)
-            assert await two.load("orders") == mine
-
-    run(main())
-
-
-def test_c12_the_older_writer_is_fenced_for_good(opener: Opener) -> None:
-    async def main() -> None:
-        async with opener() as one, opener() as two:
-            old = await one.claim("orders", FIRST)
-            new = await two.claim("orders", old)
-            assert new.epoch > old.epoch
-            with pytest.raises(FencedError):
-                await one.save("orders", moved(old, "0/9"))
-            await two.save("orders", moved(new, "0/3"))
-            with pytest.raises(FencedError):
-                await one.save("orders", moved(old, "0/9"))
-            with pytest.raises(FencedError):
-                await one.claim("orders", old)
-            assert await one.load("orders") == moved(new, "0/3")
-
-    run(main())
-
-
-def test_c12_a_writer_from_before_a_deletion_stays_fenced(opener: Opener) -> None:
-    async def main() -> None:
-        async with opener() as one, opener() as two:
-            old = await one.claim("orders", FIRST)
-            await two.delete("orders")
-            with pytest.raises(FencedError, match="deleted"):
-                await one.save("orders", old)
-            new = await two.claim("orders", FIRST)
-            with pytest.raises(FencedError):
-                await one.save("orders", moved(old, "0/9"))
-            assert await one.load("orders") == new
-
-    run(main())
 
 
 CLAIM_RACE = """
@@ -339,149 +243,6 @@ def test_c14_a_locked_checkpoint_file_passes(
             await store.save("orders", mine)
 
     run(main())
-
-
-def refused(kind: str, folder: Path) -> str:
-    """The message with which the checkpoint is refused; twice the same, changing nothing (C19)."""
-    path = folder / ("cdc.db" if kind == "sqlite" else "orders.json")
-    before = path.read_bytes()
-    messages = set()
-    for _ in range(2):
-        with pytest.raises(CheckpointError) as caught:
-            run(load(open_at(kind, folder)))
-        assert caught.value.mend
-        messages.add(caught.value.message)
-    assert path.read_bytes() == before
-    (message,) = messages
-    assert str(path if kind == "file" else f"sqlite:{path}") in message
-    return message
-
-
-def test_c13_a_newer_checkpoint_is_refused(kind: str, tmp_path: Path) -> None:
-    async def main() -> None:
-        async with open_at(kind, tmp_path) as store:
-            await store.claim("orders", replace(FIRST, version=VERSION + 1))
-
-    run(main())
-    assert f"version {VERSION + 1}" in refused(kind, tmp_path)
-
-
-def test_c13_a_newer_database_is_refused(tmp_path: Path) -> None:
-    run(claim_first(open_at("sqlite", tmp_path)))
-    db = sqlite3.connect(tmp_path / "cdc.db")
-    db.execute("PRAGMA user_version = 2")
-    db.close()
-    assert "version 2" in refused("sqlite", tmp_path)
-
-
-def test_c13_a_foreign_database_is_refused_and_left_alone(tmp_path: Path) -> None:
-    db = sqlite3.connect(tmp_path / "cdc.db")
-    db.execute("CREATE TABLE customers (id INTEGER)")
-    db.close()
-    assert "none of Tailrace's" in refused("sqlite", tmp_path)
-
-
-@pytest.mark.parametrize("content", [b"a", b"not a database " * 400, b"\0" * 8192])
-def test_c13_a_file_that_is_no_database_is_refused(content: bytes, tmp_path: Path) -> None:
-    (tmp_path / "cdc.db").write_bytes(content)
-    refused("sqlite", tmp_path)
-
-
-@pytest.mark.parametrize("content", [b"", b"{}", b'{"position":"0/1"}', b"[1]", b"\xff\xfe", b"x"])
-def test_c13_a_foreign_checkpoint_file_is_refused(content: bytes, tmp_path: Path) -> None:
-    (tmp_path / "orders.json").write_bytes(content)
-    refused("file", tmp_path)
-
-
-def test_c13_the_checkpoint_of_another_pipeline_is_refused(tmp_path: Path) -> None:
-    run(claim_first(open_at("file", tmp_path), "billing"))
-    (tmp_path / "billing.json").rename(tmp_path / "orders.json")
-    assert "'billing'" in refused("file", tmp_path)
-
-
-def test_c13_a_damaged_checkpoint_cannot_be_claimed_or_overwritten(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with open_at("file", tmp_path) as store:
-            mine = await store.claim("orders", FIRST)
-            (tmp_path / "orders.json").write_bytes(b"")
-            for call in (store.claim("orders", FIRST), store.save("orders", mine)):
-                with pytest.raises(CheckpointError, match="is empty"):
-                    await call
-            assert (tmp_path / "orders.json").read_bytes() == b""
-
-    run(main())
-
-
-def test_c04_every_torn_checkpoint_file_is_refused(tmp_path: Path) -> None:
-    run(claim_first(open_at("file", tmp_path)))
-    path = tmp_path / "orders.json"
-    data = path.read_bytes()
-
-    async def main() -> None:
-        async with open_at("file", tmp_path) as store:
-            for length in range(len(data)):
-                path.write_bytes(data[:length])
-                with pytest.raises(CheckpointError):
-                    await store.load("orders")
-
-    run(main())
-
-
-@pytest.mark.parametrize("mask", [0x01, 0x20, 0x80])
-def test_c13_every_altered_byte_of_a_checkpoint_file_is_noticed(mask: int, tmp_path: Path) -> None:
-    run(claim_first(open_at("file", tmp_path)))
-    path = tmp_path / "orders.json"
-    data = path.read_bytes()
-
-    async def main() -> None:
-        async with open_at("file", tmp_path) as store:
-            for at in range(len(data)):
-                path.write_bytes(data[:at] + bytes([data[at] ^ mask]) + data[at + 1 :])
-                with pytest.raises(CheckpointError):
-                    await store.load("orders")
-
-    run(main())
-
-
-def database(folder: Path) -> bytes:
-    async def main() -> None:
-        async with open_at("sqlite", folder) as store:
-            await store.claim("orders", FIRST)
-            await store.ask("orders", BackfillRequest("1", "public.orders"))
-
-    run(main())
-    assert not (folder / "cdc.db-wal").exists()
-    return (folder / "cdc.db").read_bytes()
-
-
-async def load_or_refuse(store: CheckpointStore) -> Checkpoint | str | None:
-    try:
-        return await load(store)
-    except CheckpointError:
-        return "refused"
-
-
-def test_c04_a_torn_database_is_refused(tmp_path: Path) -> None:
-    data = database(tmp_path)
-    for length in [1, 15, 16, 99, 100, 511, 512, 4095, *range(4096, len(data), 1024)]:
-        (tmp_path / "cdc.db").write_bytes(data[:length])
-        assert run(load_or_refuse(open_at("sqlite", tmp_path))) == "refused", length
-
-
-def test_c13_an_altered_byte_of_a_database_is_no_fresh_start(tmp_path: Path) -> None:
-    data = database(tmp_path)
-
-    async def main() -> set[str]:
-        outcomes = set()
-        for at in (at for at, byte in enumerate(data) if byte):
-            altered = data[:at] + bytes([data[at] ^ 0x01]) + data[at + 1 :]
-            (tmp_path / "cdc.db").write_bytes(altered)
-            outcome = await load_or_refuse(open_at("sqlite", tmp_path))
-            assert outcome in ("refused", replace(FIRST, epoch=1)), at
-            outcomes.add(str(outcome))
-        return outcomes
-
-    assert "refused" in run(main())
 
 
 def test_an_empty_database_file_is_a_new_one(tmp_path: Path) -> None:
