@@ -200,7 +200,13 @@ def test_two_pipelines_of_one_name_are_refused(cwd: Path) -> None:
 
 
 def test_describe_and_plugins_as_json(cwd: Path) -> None:
-    (offer,) = json.loads(cdc(cwd, "describe", "postgres", "--json").stdout)
+    offer, store = json.loads(cdc(cwd, "describe", "postgres", "--json").stdout)
+    assert store == {
+        "kind": "store",
+        "name": "postgres",
+        "use": "checkpoint=postgres:…",
+        "keys": [],
+    }
     keys = {key["name"]: key for key in offer["keys"]}
     assert keys["source.dsn"]["secret"]
     assert keys["source.dsn"]["required"]

@@ -143,7 +143,7 @@ def describe(plugin: str, as_json: bool) -> None:
 @cdc.group()
 @shared
 def checkpoint() -> None:
-    """Look at the positions that pipelines have saved."""
+    """Look at the positions that pipelines have saved, and change them."""
 
 
 @checkpoint.command("show")
@@ -167,6 +167,54 @@ def checkpoint_show(
     from tailrace.cli import checkpoints
 
     checkpoints.show(Given(arguments, config, pipelines), as_json=as_json)
+
+
+@checkpoint.command("set")
+@click.argument("position")
+@configured
+@shared
+def checkpoint_set(
+    position: str,
+    arguments: tuple[str, ...],
+    config: Path | None,
+    pipelines: tuple[str, ...],
+) -> None:
+    """Have a pipeline go on from another position.
+
+    What lies between the two is skipped, or delivered again if the database still has it. With
+    the settings of cdc run, the source looks whether it can read POSITION. An instance that is
+    running stops.
+
+    \b
+    cdc checkpoint set 0/16B3748 name=orders checkpoint=sqlite:/var/lib/cdc/cdc.db
+    cdc checkpoint set 0/16B3748 --pipeline orders
+    """
+    from tailrace.cli import checkpoints
+
+    checkpoints.move(Given(arguments, config, pipelines), position)
+
+
+@checkpoint.command("delete")
+@configured
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@shared
+def checkpoint_delete(
+    arguments: tuple[str, ...],
+    config: Path | None,
+    pipelines: tuple[str, ...],
+    yes: bool,
+) -> None:
+    """Forget where a pipeline is, also if its checkpoint cannot be read.
+
+    The next start is then a first one. What the pipeline has made in the database, its
+    replication slot for one, stays there. An instance that is running stops.
+
+    \b
+    cdc checkpoint delete name=orders checkpoint=sqlite:/var/lib/cdc/cdc.db
+    """
+    from tailrace.cli import checkpoints
+
+    checkpoints.delete(Given(arguments, config, pipelines), yes=yes)
 
 
 @cdc.group("config")
