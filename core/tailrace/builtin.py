@@ -23,6 +23,11 @@ def tailrace_register(register: Register) -> None:
         format="tailrace.formats.json:JsonFormat",
         config="tailrace.formats.json:JsonConfig",
     )
+    register.format(
+        "wal-listener",
+        format="tailrace.formats.wal_listener:WalListenerFormat",
+        config="tailrace.formats.wal_listener:WalListenerConfig",
+    )
     register.store("sqlite", store="tailrace.stores.sqlite:SqliteStore")
     register.store("file", store="tailrace.stores.file:FileStore")
     register.store("memory", store="tailrace.stores.memory:MemoryStore")

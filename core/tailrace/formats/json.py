@@ -34,10 +34,8 @@ class JsonFormat(Format):
 
     def encode(self, events: Sequence[Event], *, keyed: bool = False) -> list[Message]:
         return [
-            Message(
-                text.encode("latin-1"), events[at : at + 1], _key(events[at]) if keyed else None
-            )
-            for at, text in enumerate(self._texts(events))
+            Message(text.encode("latin-1"), [event], message_key(event) if keyed else None)
+            for event, text in zip(events, self._texts(events), strict=True)
         ]
 
     def lines(self, events: Sequence[Event]) -> bytes:
@@ -81,6 +79,7 @@ def _names(table: TableSchema) -> str:
     return f'"db":{to_json(table.db)},{schema}"table":{to_json(table.name)}'
 
 
-def _key(event: Event) -> bytes | None:
+def message_key(event: Event) -> bytes | None:
+    """The key columns as JSON; None for a table without a key."""
     key = event.key
     return None if key is None else to_json(key).encode("latin-1")
