@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from tailrace.cli import completion
 from tailrace.cli.options import Given, Options, as_json, configured, shared
 
 pass_options = click.make_pass_decorator(Options)
@@ -124,7 +125,7 @@ def plugins(as_json: bool) -> None:
 
 
 @cdc.command()
-@click.argument("plugin")
+@click.argument("plugin", shell_complete=completion.plugins)
 @as_json
 @shared
 def describe(plugin: str, as_json: bool) -> None:
@@ -241,6 +242,20 @@ def config_show(
     from tailrace.cli import showing
 
     showing.show(Given(arguments, config, pipelines), as_json=as_json)
+
+
+@cdc.command("completion")
+@click.argument("shell", type=click.Choice(completion.SHELLS))
+@shared
+def completion_(shell: str) -> None:
+    """Print what makes a shell complete cdc: verbs, keys, plugins, values.
+
+    \b
+    eval "$(cdc completion bash)"                   in ~/.bashrc
+    eval "$(cdc completion zsh)"                    in ~/.zshrc, after compinit
+    cdc completion fish > ~/.config/fish/completions/cdc.fish
+    """
+    click.echo(completion.script(shell, cdc), nl=False)
 
 
 @cdc.command()

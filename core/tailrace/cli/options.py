@@ -9,6 +9,8 @@ from typing import Any, Literal, TypeVar
 
 import click
 
+from tailrace.cli import completion
+
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
@@ -61,6 +63,7 @@ def configured(function: _Function) -> _Function:
         "--pipeline",
         metavar="NAME",
         multiple=True,
+        shell_complete=completion.pipelines,
         help="Only this pipeline of the file; may be given more than once.",
     )(function)
     function = click.option(
@@ -69,7 +72,9 @@ def configured(function: _Function) -> _Function:
         metavar="FILE",
         help="Settings file; cdc.toml where there is one.",
     )(function)
-    return click.argument("arguments", nargs=-1, metavar="[KEY=VALUE]...")(function)
+    return click.argument(
+        "arguments", nargs=-1, metavar="[KEY=VALUE]...", shell_complete=completion.settings
+    )(function)
 
 
 as_json = click.option("as_json", "--json", is_flag=True, help="Write JSON.")
