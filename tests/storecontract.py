@@ -16,8 +16,9 @@ from tailrace.checkpoint import (
     CheckpointStore,
     TableProgress,
 )
-from tailrace.errors import CheckpointError, FencedError
+from tailrace.errors import CheckpointError, FencedError, TransientError
 from tailrace.event import Position
+from tailrace.stores.records import Record, RecordStore
 
 T = TypeVar("T")
 Opener = Callable[[], CheckpointStore]
@@ -243,3 +244,40 @@ class LastingContract(StoreContract):
                     await load(opener())
 
         run(main())
+
+
+class RecordContract(LastingContract):
+    """For stores at a far end: an answer that is lost on the way is no answer."""
+
+    def test_a_write_whose_answer_was_lost_is_ours(self, opener: Opener) -> None:
+        async def main() -> None:
+            async with opener() as store:
+                lose_answers(store, 2)
+                with pytest.raises(TransientError):
+                    await store.claim("orders", FIRST)
+                mine = await store.claim("orders", FIRST)
+                assert mine == replace(FIRST, epoch=1)
+                with pytest.raises(TransientError):
+                    await store.save("orders", moved(mine, "0/2"))
+                await store.save("orders", moved(mine, "0/3"))
+                assert await store.load("orders") == moved(mine, "0/3")
+                assert (await store.claim("orders", moved(mine, "0/3"))).epoch == 2
+
+        run(main())
+
+
+def lose_answers(store: CheckpointStore, count: int) -> None:
+    """What is written next is stored, and then the connection breaks, `count` times.
+
+    A stand-in: no server can be made to break off just there.
+    """
+    assert isinstance(store, RecordStore)
+    swap, left = store.swap, iter(range(count))
+
+    async def losing(name: str, record: Record) -> Record | None:
+        written = await swap(name, record)
+        if next(left, None) is not None:
+            raise TransientError("the answer is lost")
+        return written
+
+    store.swap = losing  # type: ignore[method-assign]

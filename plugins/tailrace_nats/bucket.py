@@ -244,6 +244,8 @@ class Bucket:
         try:
             yield
         except (nats.errors.Error, OSError, TimeoutError, ValueError) as error:
+            if isinstance(error, TimeoutError):
+                self._kv = None  # the connection may be dead without knowing it
             cause = self._refused or error  # a refused request is never answered
             text = (str(cause) or type(cause).__name__).removeprefix("nats: ")
             raise TransientError(

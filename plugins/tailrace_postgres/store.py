@@ -1,7 +1,7 @@
 """Checkpoints in PostgreSQL: ``checkpoint=postgres://user@host/db?schema=…``.
 
 A row for each pipeline in the table ``tailrace_checkpoint``, one for each request in
-``tailrace_checkpoint_request``. A source must not capture tables of these names.
+``tailrace_checkpoint_request``. The source leaves both out.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from tailrace.errors import CheckpointError, ConfigError, TailraceError, Transie
 from tailrace.redact import mask
 from tailrace.stores.encoding import damaged, digest, pack_requests, unpack_requests
 from tailrace.stores.records import Record, RecordStore
+from tailrace_postgres.captured import OWN
 from tailrace_postgres.replication import conninfo
 
 PATIENCE = 30.0
@@ -124,10 +125,7 @@ class PostgresStore(RecordStore):
                 mend="write checkpoint=postgres://user@host:5432/database; @ : / and % of the"
                 " password are %40 %3A %2F and %25",
             ) from error
-        for name, table in (
-            ("checkpoint", "tailrace_checkpoint"),
-            ("request", "tailrace_checkpoint_request"),
-        ):
+        for name, table in (("checkpoint", OWN), ("request", f"{OWN}_request")):
             identifier = sql.Identifier(*schema, table)
             self._names[f"{name}s"] = identifier
             self._names[f"{name}_names"] = sql.Literal(identifier.as_string())
@@ -190,17 +188,17 @@ def _patience(connection: AsyncConnection[Any]) -> Iterator[None]:
     To cancel the statement would take a second connection to it, and might end a commit's wait
     for the standby.
     """
-    loop = asyncio.get_running_loop()
-    timer = loop.call_later(PATIENCE, _hang_up, connection.pgconn.socket)
+    timer = asyncio.get_running_loop().call_later(PATIENCE, _hang_up, connection)
     try:
         yield
     finally:
         timer.cancel()
 
 
-def _hang_up(descriptor: int) -> None:
-    with socket.socket(fileno=os.dup(descriptor)) as end:
-        end.shutdown(socket.SHUT_RDWR)
+def _hang_up(connection: AsyncConnection[Any]) -> None:
+    if not connection.closed:
+        with socket.socket(fileno=os.dup(connection.pgconn.socket)) as end:
+            end.shutdown(socket.SHUT_RDWR)
 
 
 @contextmanager
@@ -218,7 +216,8 @@ def _errors(where: str) -> Iterator[None]:
 _MENDS = {
     "28": "check the user and the password in the key checkpoint, and pg_hba.conf",
     "3D000": "check the database's name in the key checkpoint",
-    "42501": "let the owner of the tables grant SELECT, INSERT, UPDATE and DELETE on them",
+    "42501": "let the owner of the tables grant SELECT, INSERT, UPDATE and DELETE on them, and"
+    " USAGE on their schema",
     "25006": "name the primary: add target_session_attrs=read-write to the address",
     "53": "make room on the database's disk, or raise max_connections",
     "55P03": "look for a transaction that keeps the row locked: SELECT * FROM pg_locks",

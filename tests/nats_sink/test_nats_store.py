@@ -14,10 +14,9 @@ from nats.js.api import KeyValueConfig, StorageType
 
 from jetstream import client
 from servers.proxy import Proxy
-from storecontract import FIRST, ORDERS, LastingContract, Opener, claim_first, load, moved, run
+from storecontract import FIRST, ORDERS, Opener, RecordContract, claim_first, load, moved, run
 from tailrace.checkpoint import Checkpoint
 from tailrace.errors import CheckpointError, ConfigError, FencedError, TransientError
-from tailrace.stores.records import Record
 from tailrace_demo.servers import Nats
 from tailrace_nats import bucket
 from tailrace_nats.store import NatsStore, key_of, name_of
@@ -33,7 +32,7 @@ def at(url: str, rest: str = "") -> NatsStore:
     return NatsStore(url.partition(":")[2] + rest)
 
 
-class TestNats(LastingContract):
+class TestNats(RecordContract):
     @pytest.fixture
     def opener(self, nats: Nats) -> Opener:
         return lambda: at(nats.url)
@@ -312,32 +311,5 @@ def test_a_bucket_removed_while_in_use_is_no_fresh_start(nats: Nats) -> None:
                 pass
             with pytest.raises(FencedError, match="deleted"):
                 await store.save("orders", mine)
-
-    run(main())
-
-
-def test_a_claim_whose_answer_was_lost_is_ours(nats: Nats) -> None:
-    class Forgetful(NatsStore):
-        """Stands in for a connection that breaks between the acknowledgement and us."""
-
-        lost = 0
-
-        async def swap(self, name: str, record: Record) -> Record | None:
-            written = await super().swap(name, record)
-            self.lost += 1
-            if self.lost in (1, 2):
-                raise TransientError("the answer is lost")
-            return written
-
-    async def main() -> None:
-        async with Forgetful(nats.url.partition(":")[2]) as store:
-            with pytest.raises(TransientError):
-                await store.claim("orders", FIRST)
-            mine = await store.claim("orders", FIRST)
-            assert mine.epoch == 1
-            with pytest.raises(TransientError):
-                await store.save("orders", moved(mine, "0/2"))
-            await store.save("orders", moved(mine, "0/3"))
-            assert await store.load("orders") == moved(mine, "0/3")
 
     run(main())

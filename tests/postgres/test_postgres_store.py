@@ -8,18 +8,17 @@ from urllib.parse import urlsplit
 
 import psycopg
 import pytest
-from msgspec.structs import replace
 
 from pipelines import sql
 from servers.proxy import Proxy
-from storecontract import FIRST, ORDERS, LastingContract, Opener, asked, claim_first, load, moved
+from storecontract import FIRST, ORDERS, Opener, RecordContract, asked, claim_first, load, moved
 from storecontract import run as run_
 from tailrace.errors import CheckpointError, ConfigError, TransientError
 from tailrace.registry import Registry
 from tailrace.resolve import find_store
-from tailrace.stores.records import Record
 from tailrace_demo.servers import Postgres
 from tailrace_postgres import store as postgres_store
+from tailrace_postgres.captured import Captured
 from tailrace_postgres.store import PostgresStore
 
 MakeProxy = Callable[[int], Proxy]
@@ -38,13 +37,13 @@ def as_role(dsn: str, role: str) -> str:
     return dsn.replace("postgres@", f"{role}@")
 
 
-class TestPostgres(LastingContract):
+class TestPostgres(RecordContract):
     @pytest.fixture
     def opener(self, database: str) -> Opener:
         return lambda: at(database)
 
 
-class TestInASchema(LastingContract):
+class TestInASchema(RecordContract):
     @pytest.fixture
     def opener(self, database: str) -> Opener:
         sql(database, 'CREATE SCHEMA IF NOT EXISTS "Pipe lines"')
@@ -56,6 +55,15 @@ def test_both_beginnings_of_an_address_lead_to_it(name: str) -> None:
     offer, location = find_store(f"{name}://cdc@db/shop", Registry())
     assert offer.load() is PostgresStore
     assert location == "//cdc@db/shop"
+
+
+def test_its_own_tables_are_not_captured() -> None:
+    everything = Captured(("*.*",))
+    assert everything.everything
+    assert everything.matches("public.checkpoint")
+    assert not everything.matches("public.tailrace_checkpoint")
+    assert not everything.matches("a.b.tailrace_checkpoint_request")
+    assert not Captured(("public.tailrace_checkpoint",)).matches("public.tailrace_checkpoint")
 
 
 def test_the_tables_are_in_the_schema_that_was_named(database: str) -> None:
@@ -294,34 +302,6 @@ def test_a_server_that_does_not_answer_is_given_up(
             await store.save("orders", mine)
 
     run_(asyncio.wait_for(main(), 60))
-
-
-def test_a_claim_whose_answer_was_lost_is_ours(database: str) -> None:
-    class Forgetful(PostgresStore):
-        """Stands in for a connection that breaks between the commit and its answer."""
-
-        lost = 0
-
-        async def swap(self, name: str, record: Record) -> Record | None:
-            written = await super().swap(name, record)
-            self.lost += 1
-            if self.lost in (1, 2):
-                raise TransientError("the answer is lost")
-            return written
-
-    async def main() -> None:
-        async with Forgetful(database.partition(":")[2]) as store:
-            with pytest.raises(TransientError):
-                await store.claim("orders", FIRST)
-            mine = await store.claim("orders", FIRST)
-            assert mine == replace(FIRST, epoch=1)
-            with pytest.raises(TransientError):
-                await store.save("orders", moved(mine, "0/2"))
-            await store.save("orders", moved(mine, "0/3"))
-            assert await store.load("orders") == moved(mine, "0/3")
-            assert (await store.claim("orders", moved(mine, "0/3"))).epoch == 2
-
-    run_(main())
 
 
 def test_a_row_that_somebody_locks_is_given_up(database: str) -> None:

@@ -180,7 +180,7 @@ def test_an_unknown_plugin_has_a_suggestion_and_its_keys_are_not_blamed() -> Non
 
 def test_a_plugin_of_another_kind_is_told_so() -> None:
     (found,) = problems("source=postgres", "source.dsn=x", "sink=postgres")
-    assert found.message == "plugin 'postgres' is no sink, but a source"
+    assert found.message == "plugin 'postgres' is no sink, but a source and a store"
 
 
 def test_a_secret_of_the_wrong_kind_is_not_shown() -> None:
