@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from tailrace.formats import Format
 from tailrace.pipeline import Hooks, Pipeline
 from tailrace.resolve import Resolved
@@ -16,10 +18,12 @@ def build(
     shape = format or resolved.format.offer.load()(
         resolved.format.config, name=setup.name, connector=setup.connector
     )
+    delivering = sink.offer.load()(sink.config, setup, shape)
+    reading = source.offer.load()(source.config, replace(setup, whole=delivering.whole))
     return Pipeline(
         resolved.pipeline,
-        source.offer.load()(source.config, setup),
-        sink.offer.load()(sink.config, setup, shape),
+        reading,
+        delivering,
         resolved.store.load()(resolved.location),
         hooks,
     )

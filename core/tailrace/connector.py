@@ -27,13 +27,15 @@ class Setup(Struct, frozen=True):
     """What the pipeline tells a connector about itself.
 
     `name` is the pipeline, `connector` its source plugin's name. A source yields batches of at
-    most `batch_events` events and about `batch_bytes` bytes of payload.
+    most `batch_events` events and about `batch_bytes` bytes of payload; with `whole` no batch ends
+    inside a transaction unless that alone exceeds the limits.
     """
 
     name: str
     connector: str = ""
     batch_events: int = 5_000
     batch_bytes: int = 4 << 20
+    whole: bool = False
 
 
 class Finding(Struct, frozen=True):
@@ -271,6 +273,11 @@ class Sink(Connector):
         self.setup = setup
         self.format = format
 
+    @property
+    def whole(self) -> bool:
+        """Whether batches should hold whole transactions (`Setup.whole`). Valid before `open`."""
+        return False
+
     @abstractmethod
     async def write(self, batch: Batch) -> None:
         """Deliver every event of the batch, and return once all of them are durable.
@@ -285,6 +292,7 @@ class Sink(Connector):
     async def position(self) -> Position | None:
         """For a sink that stores the position with the events: the last one stored.
 
-        None if there is none of this pipeline and of `source`. Called once, after `open`.
+        None if there is none of this pipeline and of `source`. Called after `open` where there is
+        a checkpoint, and again should that turn out to be old; the newer of the two is taken.
         """
         return None

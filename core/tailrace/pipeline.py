@@ -79,6 +79,7 @@ class Pipeline:
         self._saving = Retry("checkpoint")
         self._copying = Retry("backfill")
         self._lost = False
+        self._loaded: Checkpoint | None = None
         self._checkpoint = Checkpoint("", None)
         self._claimed = False
         self._goal: Position | None = None
@@ -247,7 +248,7 @@ class Pipeline:
         Raises PositionLostError for the checkpoint of another database.
         """
         name = self.config.name
-        loaded = await self._saving.call(lambda: self.store.load(name))
+        loaded = self._loaded = await self._saving.call(lambda: self.store.load(name))
         if loaded is None:
             await self._reading.call(self.source.begin)
             self._checkpoint = Checkpoint(self.source.identity, None, await self._plan({}))
@@ -261,13 +262,25 @@ class Pipeline:
                 mend="point source.dsn at the database that it is for; or begin anew with this one:"
                 " on_lost=resnapshot, or another name or checkpoint",
             )
-        self._stats.position = loaded.position or ""
         if self._requests:
             self._requests.kept = loaded.tables
-        self._checkpoint = structs.replace(loaded, tables=await self._plan(loaded.tables))
-        stored = await self.sink.position()
-        if stored is not None:
-            self._checkpoint = structs.replace(self._checkpoint, position=stored)
+        position = await self._newest(loaded.position)
+        self._stats.position = position or ""
+        tables = await self._plan(loaded.tables)
+        self._checkpoint = structs.replace(loaded, position=position, tables=tables)
+
+    async def _newest(self, saved: Position | None) -> Position | None:
+        """`saved`, or what the sink has stored if that is newer.
+
+        A checkpoint without a position is of a pipeline that has only begun: what the sink has is
+        of one before.
+        """
+        stored = await self._writing.call(self.sink.position)
+        if stored is None or saved is None or not self.source.passed(stored, saved):
+            return saved
+        if stored != saved:
+            log.info("the sink has everything up to %s, the checkpoint says %s", stored, saved)
+        return stored
 
     async def _plan(self, saved: dict[str, TableProgress]) -> dict[str, TableProgress]:
         if self._backfill is None or self._requests is None:
@@ -319,8 +332,10 @@ class Pipeline:
 
     async def _stale(self) -> bool:
         stored = await self._saving.call(lambda: self.store.load(self.config.name))
-        ours = self._checkpoint
-        return stored is not None and (stored.epoch, stored.position) != (ours.epoch, ours.position)
+        ours = self._loaded
+        if stored is None or ours is None:
+            return stored is not None
+        return (stored.epoch, stored.position) != (ours.epoch, ours.position)
 
     async def _pass_on(self, batch: Batch) -> bool:
         """Buffer the batch and what the backfill adds; True when the goal is reached."""

@@ -34,6 +34,7 @@ from tailrace_postgres.upstream import (
     ensure_slot,
     slot_name,
 )
+from tailrace_postgres.whole import Cutter
 
 _HEARTBEAT = 1.0
 _SILENCE = 60.0
@@ -195,25 +196,26 @@ class PostgresSource(BackfillSource):
         return float(setting)
 
     async def _read(self, link: Link, assembler: Assembler) -> AsyncGenerator[Batch, None]:
-        limit = min(_TAKE, self.setup.batch_events)
+        cutter = Cutter(self.setup)
         given, since = assembler.place, 0.0
         self._heard = time.monotonic()
         while True:
             events: list[Event] = []
             with translated("reading the stream"):
-                size = assembler.take(
-                    link.receive, link.consume, events, limit, self.setup.batch_bytes
-                )
+                limit = min(_TAKE, cutter.limit)
+                size = assembler.take(link.receive, link.consume, events, limit, cutter.room)
                 if assembler.keepalive:
                     self._answer(link, assembler)
             now = time.monotonic()
             self._heard = self._heard if assembler.drained and not events else now
-            asked = 0 < self._asked <= assembler.place.lsn
-            moved = assembler.place > given and now - since >= _HEARTBEAT
-            if events or asked or moved:
-                given, since = assembler.place, now
-                self._asked = 0 if asked else self._asked
-                yield Batch(events, given.position(), size)
+            cut = cutter.cut(events, size, assembler.place, assembler.transaction)
+            if cut is not None:
+                asked = 0 < self._asked <= cut.place.lsn
+                moved = cut.place > given and now - since >= _HEARTBEAT
+                if cut.events or asked or moved:
+                    given, since = cut.place, now
+                    self._asked = 0 if asked else self._asked
+                    yield Batch(cut.events, given.position(), cut.size)
             if assembler.undescribed:
                 await self._describe(assembler, assembler.undescribed)
             elif assembler.ended:

@@ -71,6 +71,12 @@ class Assembler:
         self._ordinal = 0
         self._skip = 0
 
+    @property
+    def transaction(self) -> Transaction | None:
+        """The one that is open where the stream stands."""
+        found: Transaction | None = self._transaction
+        return found
+
     def describe(self, relation: Relation, decoder: Decoder | None) -> None:
         """From here on rows of `relation` are decoded so; None for one that is not captured."""
         self.undescribed = None

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from msgspec.structs import replace
 
 from pipelines import Notes, confirmed, pipeline, running, sql
 from tailrace.event import Batch, Event, Position
@@ -10,9 +14,12 @@ from tailrace_postgres.lsn import Place
 from tailrace_postgres.source import PostgresSource
 
 ROWS = 10_000
+LAST = {"id": ROWS}
 
 
-async def read_until(source: PostgresSource, after: Position | None) -> list[Batch]:
+async def read_until(
+    source: PostgresSource, after: Position | None, last: Mapping[str, Any] = LAST
+) -> list[Batch]:
     """The stream's batches up to the row with the last number."""
     batches = []
     stream = source.stream(after)
@@ -20,7 +27,7 @@ async def read_until(source: PostgresSource, after: Position | None) -> list[Bat
         async with asyncio.timeout(30):
             async for batch in stream:
                 batches.append(batch)
-                if batch.events and batch.events[-1].after == {"id": ROWS}:
+                if batch.events and batch.events[-1].after == last:
                     return batches
     finally:
         await stream.aclose()
@@ -115,3 +122,46 @@ def test_pipelines_that_follow_each_other_give_everything_once(each_database: st
 
     events = asyncio.run(scenario())
     assert [event.after for event in events] == [{"id": n + 1} for n in range(ROWS)]
+
+
+def test_whole_transactions_are_not_cut_unless_they_alone_are_too_large(each_database: str) -> None:
+    """In rows or in bytes; beside the captured table there is one that is not."""
+    limit, most = 50, 20_000
+    sizes = [1, 49, 3, 120, 1, 1, 30, 30, 30, 2, 60, 1]
+    sql(each_database, "CREATE TABLE t (id int PRIMARY KEY, note text)", "CREATE TABLE x (n int)")
+
+    async def scenario() -> list[Batch]:
+        keys = {"tables": "public.t"}
+        run = pipeline(each_database, keys=keys, batch_events=limit, batch_bytes=most)
+        source = run.source
+        assert isinstance(source, PostgresSource)
+        source.setup = replace(source.setup, whole=True)
+        async with source:
+            first = source.stream(None)
+            start = (await anext(first)).position
+            await first.aclose()
+            low = 1
+            for size in sizes:
+                high = low + size
+                sql(
+                    each_database,
+                    "INSERT INTO x VALUES (1)",
+                    f"INSERT INTO t SELECT n, repeat('x', 100) FROM generate_series({low},"
+                    f" {high - 1}) n",
+                )
+                low = high
+            wide = (
+                f"INSERT INTO t SELECT {low} + n, repeat('y', 3000) FROM generate_series(0, 29) n"
+            )
+            sql(each_database, wide, f"INSERT INTO t VALUES ({ROWS}, '')")
+            return await read_until(source, start, {"id": ROWS, "note": ""})
+
+    batches = asyncio.run(scenario())
+    transactions: dict[str, list[int]] = {}
+    for n, batch in enumerate(batches):
+        for event in batch.events:
+            transactions.setdefault(event.position, []).append(n)
+    assert [len(parts) for parts in transactions.values()] == [*sizes, 30, 1]
+    cut = [len(parts) for parts in transactions.values() if len(set(parts)) > 1]
+    assert cut == [120, 60, 30]
+    assert max(len(batch.events) for batch in batches) <= limit

@@ -11,6 +11,7 @@ from contextlib import nullcontext
 from typing import Any, ClassVar
 
 import pytest
+from msgspec import structs
 
 from tailrace import failpoint
 from tailrace.buffer import Buffer
@@ -111,6 +112,15 @@ class Held(Sink):
         self.events: list[Event] = []
         self.sizes: list[int] = []
         self.before: Callable[[], Awaitable[object]] = lambda: asyncio.sleep(0)
+        self.stored: list[Position | TransientError | None] = [None]
+
+    async def position(self) -> Position | None:
+        """The next of `stored`; the last one for ever."""
+        stored = self.stored[0]
+        del self.stored[: len(self.stored) > 1]
+        if isinstance(stored, TransientError):
+            raise stored
+        return stored
 
     async def write(self, batch: Batch) -> None:
         await self.before()
@@ -312,6 +322,56 @@ def test_it_goes_on_after_the_checkpoint() -> None:
         return bench
 
     assert asyncio.run(work()).sink.ids == ids(range(1, 9))
+
+
+@pytest.mark.parametrize(
+    ("saved", "stored", "expected"),
+    [("3", "5", 6), ("5", "3", 6), ("5", "5", 6), ("5", None, 6), (None, "5", 1)],
+    ids=["sink newer", "checkpoint newer", "same", "sink has none", "checkpoint has none"],
+)
+def test_the_newer_of_checkpoint_and_sink_is_gone_on_after(
+    saved: str | None, stored: str | None, expected: int
+) -> None:
+    async def work() -> Bench:
+        bench = Bench(8)
+        position = None if saved is None else Position(saved)
+        await bench.store.claim("test", Checkpoint("log", position))
+        bench.sink.stored = [None if stored is None else Position(stored)]
+        await bench.once()
+        return bench
+
+    bench = asyncio.run(work())
+    assert bench.sink.ids == ids(range(expected, 9))
+    assert bench.trace[-1] == ("released", 8)
+
+
+def test_a_sink_that_cannot_say_its_position_yet_is_asked_again() -> None:
+    async def work() -> Bench:
+        bench = Bench(8)
+        await bench.store.claim("test", Checkpoint("log", Position("3")))
+        bench.sink.stored = [TransientError("away"), TransientError("away"), Position("6")]
+        await bench.once()
+        return bench
+
+    assert asyncio.run(work()).sink.ids == ids([7, 8])
+
+
+def test_another_instance_that_ran_until_now_is_gone_on_after() -> None:
+    """Its checkpoint is newer than the one that was loaded, and so is what the sink has."""
+
+    async def work() -> Bench:
+        bench = Bench(9)
+        first = await bench.store.claim("test", Checkpoint("log", Position("2")))
+        bench.sink.stored = [Position("4"), Position("7")]
+        bench.source.opened.clear()
+        running = asyncio.create_task(bench.once())
+        await until(lambda: len(bench.sink.stored) == 1)
+        await bench.store.save("test", structs.replace(first, position=Position("6")))
+        bench.source.opened.set()
+        await running
+        return bench
+
+    assert asyncio.run(work()).sink.ids == ids([8, 9])
 
 
 def test_a_drain_delivers_what_was_read_and_saves_it() -> None:
