@@ -341,7 +341,7 @@ class Backfill:
         contents = [row.content() for row in rows]
         if numbered:
             contents = [b"%d\0%b" % (progress.rows + n, c) for n, c in enumerate(contents)]
-        ids = _digests(table.label, contents)
+        ids = _digests(f"{table.label}\0{table.fingerprint}", contents)
         return [
             Event(prefix + id, "r", table, row, transaction)
             for id, row in zip(ids, rows, strict=True)
@@ -361,9 +361,12 @@ class Backfill:
 _CASE = "name an existing table as schema.table; case counts"
 
 
-def _digests(label: str, contents: Iterable[bytes]) -> Iterator[str]:
-    """The same row read again gives the same id; a row that has changed since, another."""
-    common = hashlib.blake2b(f"{label}\0".encode("utf-8", "surrogatepass"), digest_size=12)
+def _digests(shape: str, contents: Iterable[bytes]) -> Iterator[str]:
+    """The same row read again gives the same id; a row that has changed since, another.
+
+    So does one whose bytes have another meaning since, as a column was renamed.
+    """
+    common = hashlib.blake2b(f"{shape}\0".encode("utf-8", "surrogatepass"), digest_size=12)
     for content in contents:
         digest = common.copy()
         digest.update(content)

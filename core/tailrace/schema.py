@@ -50,4 +50,4 @@ class TableSchema(Struct, frozen=True):
         """16 hex digits that change whenever a column, a type or the key does."""
         parts = [f"{c.name}\0{c.type}\0{c.db_type}" for c in self.columns]
         text = "\1".join([*self.path, *parts, "\2", *self.key])
-        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+        return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()

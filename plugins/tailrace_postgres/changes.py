@@ -127,7 +127,7 @@ class CopiedRow(Change, frozen=True, gc=False):
 
     @property
     def key(self) -> Row | None:
-        return self.decoder.pick_key(self.after)
+        return self.decoder.key_of_line(self.line)
 
     @property
     def before(self) -> None:

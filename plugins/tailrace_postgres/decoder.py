@@ -147,6 +147,15 @@ class Decoder:
             for name, field, kind in zip(self._names, fields, self.kinds, strict=True)
         }
 
+    def key_of_line(self, line: bytes) -> dict[str, Any] | None:
+        """The key alone: a backfill asks for that of every row while the table is written to."""
+        fields = line.decode()[:-1].split("\t")
+        key = {}
+        for i in self._key:
+            field = fields[i]
+            key[self._names[i]] = None if field == "\\N" else self.kinds[i].python(unescape(field))
+        return key or None
+
     def with_key(self, texts: Texts, old: Texts) -> Texts:
         """`texts` with the key columns that it lacks (long, TOASTed ones) from the old tuple."""
         return [old[n] if text is None and n in self._key else text for n, text in enumerate(texts)]
