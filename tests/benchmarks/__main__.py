@@ -13,11 +13,20 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 from benchmarks import peers, steady, throughput
-from benchmarks.contenders import Contender, RecvLogical, ToFile, ToNats
+from benchmarks.contenders import (
+    BackfillToFile,
+    Contender,
+    Copy,
+    RecvLogical,
+    ToFile,
+    ToNats,
+    ToNatsAtomic,
+)
 from benchmarks.database import SETTINGS, Database
 from benchmarks.plan import GROUPS, STREAMING, Plan, quick
 from benchmarks.report import markdown, text
 from benchmarks.results import Machine, Result, read, save
+from benchmarks.wide import wide
 from tailrace_demo.servers import Nats, Postgres
 
 Say = Callable[[str], object]
@@ -40,7 +49,7 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("--rows", type=int, help="rows in the one large transaction")
     parser.add_argument("--only", type=_groups, default=GROUPS, help=",".join(GROUPS))
     parser.add_argument("--runs", type=int, help="times that each is run; the best counts")
-    parser.add_argument("--quick", action="store_true", help="end within a minute")
+    parser.add_argument("--quick", action="store_true", help="end within two minutes")
     parser.add_argument("--forget", action="store_true", help="keep no figures")
     parser.add_argument("--show", type=Path, metavar="FILE", help="print kept figures as Markdown")
     return parser
@@ -70,12 +79,17 @@ def run(plan: Plan, say: Say) -> Result:
         database = stack.enter_context(closing(Database(postgres)))
         result = Result(plan, Machine.this(), _versions(database), load=load)
         _stream(result, database, nats, folder, say)
+        if "backfill" in plan.groups:
+            say(f"backfill: {plan.there.label}")
+            _backfill(result, database, folder)
         if "latency" in plan.groups:
             say("latency: commit to subscriber")
             result.latency = steady.latency(database, nats, plan, folder)
         if "memory" in plan.groups:
             say(f"memory: NATS stopped for {plan.stall_seconds} s")
             result.stall = steady.stall(database, nats, plan, folder)
+            say(f"memory: a backfill of {plan.wide_rows} rows of 1 MB")
+            result.wide = wide(database, plan, folder)
     return result
 
 
@@ -85,11 +99,13 @@ def _stream(result: Result, database: Database, nats: Nats, folder: Path, say: S
         "file": ToFile(database, folder),
         "nats": ToNats(database, folder, nats),
     }
-    wanted = [ours[group] for group in STREAMING if group in plan.groups]
+    if ToNatsAtomic.there():
+        ours["atomic"] = ToNatsAtomic(database, folder, nats)
+    wanted = [ours[group] for group in STREAMING if group in plan.groups and group in ours]
     if not wanted:
         return
     contenders = [RecvLogical(database, folder), *wanted]
-    result.start = throughput.starts(database, contenders)
+    result.start |= throughput.starts(database, contenders)
     result.peers["Debezium"] = peers.debezium()
     for case in plan.cases:
         say(f"streaming: {case.label}")
@@ -98,6 +114,14 @@ def _stream(result: Result, database: Database, nats: Nats, folder: Path, say: S
         result.streamed += throughput.measure(
             database, case, [*contenders, *([peer] if peer else [])], plan.runs, result.start
         )
+
+
+def _backfill(result: Result, database: Database, folder: Path) -> None:
+    contenders = [Copy(database, folder), BackfillToFile(database, folder)]
+    result.start |= throughput.starts(database, contenders)
+    result.streamed += throughput.measure(
+        database, result.plan.there, contenders, result.plan.runs, result.start
+    )
 
 
 def _made(folder: Path) -> Path:

@@ -41,6 +41,9 @@ class Child:
         self._usage: Usage | None = None
         self._peak = _NO_HWM
         environment = {k: v for k, v in os.environ.items() if not k.startswith("CDC__")}
+        if path := environment.get("PYTHONPATH"):  # the child has another folder
+            parts = map(os.path.abspath, path.split(os.pathsep))
+            environment["PYTHONPATH"] = os.pathsep.join(parts)
         with log.open("wb") as output:
             self._started = time.perf_counter()
             self._process = subprocess.Popen(

@@ -9,20 +9,24 @@ from pathlib import Path
 from benchmarks import broker
 from benchmarks.children import Child, Usage
 from benchmarks.database import Database
+from benchmarks.plan import Case
 from tailrace_demo.servers import Nats
+from tailrace_nats.config import NatsConfig
 
 STREAM = "bench"
 _HOURS = 3600.0
 
 
-def cdc(database: Database, table: str, slot: str, folder: Path, *words: str) -> list[str]:
+def cdc(
+    database: Database, table: str, slot: str, folder: Path, *words: str, snapshot: str = "never"
+) -> list[str]:
     """``cdc run`` over one table, as a user starts it, with a checkpoint of its own."""
     checkpoint = folder / "cdc.db"
     for path in folder.glob("cdc.db*"):
         path.unlink()
     command = [sys.executable, "-m", "tailrace", "run", "source=postgres", *words]
     command += [f"source.dsn={database.dsn}", f"source.tables=public.{table}"]
-    command += [f"source.slot={slot}", f"source.publication={table}", "snapshot=never"]
+    command += [f"source.slot={slot}", f"source.publication={table}", f"snapshot={snapshot}"]
     return [*command, f"checkpoint=sqlite:{checkpoint}", f"name={STREAM}"]
 
 
@@ -38,6 +42,13 @@ class Contender(ABC):
     def __init__(self, database: Database, folder: Path) -> None:
         self.database = database
         self.folder = folder
+
+    def takes(self, case: Case) -> bool:
+        """Whether it is measured over `case`."""
+        return True
+
+    def prepare(self, table: str) -> None:
+        """Called once for each table, before its first row."""
 
     def run(self, table: str, slot: str) -> Usage:
         """Once, from the start of its process to its end."""
@@ -58,21 +69,33 @@ class RecvLogical(Contender):
     name = "pg_recvlogical"
 
     def command(self, table: str, slot: str) -> list[str]:
-        command = [str(self.database.pg_recvlogical), "-d", self.database.dsn, "--start"]
+        command = [str(self.database.program("pg_recvlogical")), "-d", self.database.dsn, "--start"]
         command += ["-S", slot, "-f", "/dev/null", "--no-loop", "--endpos", self.database.end()]
         return [*command, "-o", "proto_version=1", "-o", f"publication_names={table}"]
 
 
+class Copy(Contender):
+    """psql and COPY, to /dev/null: the pace at which the server gives rows that are there."""
+
+    name = "COPY by psql"
+
+    def command(self, table: str, slot: str) -> list[str]:
+        command = [str(self.database.program("psql")), "-d", self.database.dsn, "-o", "/dev/null"]
+        return [*command, "-c", f"COPY {table} TO STDOUT"]
+
+
 class ToFile(Contender):
     name = "file"
+    words: tuple[str, ...] = ("--once",)
+    snapshot = "never"
 
     @property
     def _path(self) -> Path:
         return self.folder / "events.jsonl"
 
     def command(self, table: str, slot: str) -> list[str]:
-        words = ("--once", "sink=file", f"sink.path={self._path}")
-        return cdc(self.database, table, slot, self.folder, *words)
+        words = (*self.words, "sink=file", f"sink.path={self._path}")
+        return cdc(self.database, table, slot, self.folder, *words, snapshot=self.snapshot)
 
     def delivered(self) -> int:
         if not self._path.exists():
@@ -83,17 +106,40 @@ class ToFile(Contender):
         return lines
 
 
+class BackfillToFile(ToFile):
+    name = "backfill"
+    words = ()
+    snapshot = "only"
+
+
 class ToNats(Contender):
     name = "nats"
+    words: tuple[str, ...] = ()
 
     def __init__(self, database: Database, folder: Path, nats: Nats) -> None:
         super().__init__(database, folder)
         self._nats = nats
 
     def command(self, table: str, slot: str) -> list[str]:
-        return cdc(self.database, table, slot, self.folder, "--once", *to_nats(self._nats))
+        words = ("--once", *to_nats(self._nats), *self.words)
+        return cdc(self.database, table, slot, self.folder, *words)
 
     def delivered(self) -> int:
         found = broker.count(self._nats.url, STREAM)
         broker.delete(self._nats.url, STREAM)
         return found
+
+
+class ToNatsAtomic(ToNats):
+    """One database transaction is one atomic batch of the stream."""
+
+    name = "atomic"
+    words = ("sink.atomic=true",)
+
+    @staticmethod
+    def there() -> bool:
+        """Whether the sink can do that."""
+        return "atomic" in NatsConfig.model_fields
+
+    def takes(self, case: Case) -> bool:
+        return case.per_transaction == 100

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import LiteralString
 
 import psycopg
 from psycopg import sql
@@ -27,6 +28,10 @@ CREATE TABLE {table} (
     id bigint PRIMARY KEY, quantity int, name text, price numeric(12,2), at timestamptz,
     note text, doc jsonb
 )"""
+
+_WIDE_TABLE = """
+CREATE TABLE {table} (id bigint PRIMARY KEY, body text);
+ALTER TABLE {table} ALTER COLUMN body SET STORAGE EXTERNAL"""
 
 _LOAD = """
 CREATE PROCEDURE {load}(many bigint, size bigint) LANGUAGE plpgsql AS $$
@@ -65,10 +70,10 @@ class Database:
         row = self._connection.execute(query, values).fetchone()
         return "" if row is None else str(row[0])
 
-    def create(self, table: str) -> None:
+    def create(self, table: str, columns: LiteralString = _TABLE) -> None:
         """A table of the seven columns, published, with a slot before its first row."""
         name = sql.Identifier(table)
-        self._connection.execute(sql.SQL(_TABLE).format(table=name))
+        self._connection.execute(sql.SQL(columns).format(table=name))
         self._connection.execute(
             sql.SQL("CREATE PUBLICATION {name} FOR TABLE {name}").format(name=name)
         )
@@ -83,19 +88,38 @@ class Database:
             )
 
     def fill(self, case: Case) -> None:
-        """Load the case's rows; what is committed is on disk when it returns."""
+        """Load the case's rows; what is committed is on disk when it returns.
+
+        The slot of a case whose log is not read begins behind them.
+        """
         names = {"table": sql.Identifier(case.table), "load": sql.Identifier(f"fill_{case.table}")}
         self._connection.execute(sql.SQL(_LOAD).format(**names))
         self._connection.execute("SET synchronous_commit = off")
         self._connection.execute(
-            sql.SQL("CALL {load}(%s, %s)").format(**names), (case.rows, case.per_transaction)
+            sql.SQL("CALL {load}(%s, %s)").format(**names),
+            (case.rows, case.per_transaction or case.rows),
         )
         self._connection.execute("RESET synchronous_commit")
         self._connection.execute("CHECKPOINT")
+        if not case.per_transaction:
+            self._renew(case.table)
+
+    def create_wide(self, table: str, rows: int) -> None:
+        """A table of rows of 1 MB, stored as they are, with a slot behind them."""
+        self.create(table, _WIDE_TABLE)
+        query = sql.SQL(
+            "INSERT INTO {} SELECT i, repeat('x', 1 << 20) FROM generate_series(1, {}) AS i"
+        )
+        self._connection.execute(query.format(sql.Identifier(table), sql.Literal(rows)))
+        self._renew(table)
 
     def end(self) -> str:
         """Where the log ends, an LSN."""
         return self.ask("SELECT pg_current_wal_lsn()")
+
+    def _renew(self, slot: str) -> None:
+        self.drop(slot)
+        self.ask("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", slot)
 
     @contextmanager
     def slot(self, of: str, name: str) -> Iterator[str]:
@@ -113,6 +137,17 @@ class Database:
             self.ask(_DROP, slot)
             time.sleep(0.01)
 
+    def remove(self, table: str) -> None:
+        """Drop the table with all that was made for it."""
+        self.drop(table)
+        name, load = sql.Identifier(table), sql.Identifier(f"fill_{table}")
+        for statement in (
+            "PUBLICATION IF EXISTS {name}",
+            "PROCEDURE IF EXISTS {load}",
+            "TABLE {name}",
+        ):
+            self._connection.execute(sql.SQL(f"DROP {statement}").format(name=name, load=load))
+
     def _there(self, slot: str) -> bool:
         return bool(self.ask("SELECT 1 FROM pg_replication_slots WHERE slot_name = %s", slot))
 
@@ -120,8 +155,7 @@ class Database:
         query = "SELECT 1 FROM pg_replication_slots WHERE slot_name = %s AND active"
         return bool(self.ask(query, slot))
 
-    @property
-    def pg_recvlogical(self) -> Path:
+    def program(self, name: str) -> Path:
         """Of the server's own installation where it is there."""
-        own = self.server.bin / "pg_recvlogical"
-        return own if own.exists() else Path(shutil.which("pg_recvlogical") or own)
+        own = self.server.bin / name
+        return own if own.exists() else Path(shutil.which(name) or own)

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from benchmarks.contenders import RecvLogical
-from benchmarks.plan import LATENCY_LIMITS, MEMORY_LIMITS
+from benchmarks.contenders import Copy, RecvLogical
+from benchmarks.plan import CPU_LIMITS, LATENCY_LIMITS, MEMORY_LIMITS
 from benchmarks.results import Latency, Result, Streamed
 
 Line = tuple[str, ...]
 
-_PATHS = {"file": "Postgres to file", "nats": "Postgres to JetStream"}
+_PATHS = {
+    "file": "Postgres to file",
+    "nats": "Postgres to JetStream",
+    "atomic": "Postgres to JetStream, sink.atomic=true",
+    "backfill": "backfill to file",
+}
+_REFERENCES = (RecvLogical.name, Copy.name)
 _STREAM_HEAD: Line = (
     "path", "case", "events/s", "ratio", "at least", "aim", "ratio, start taken off",
     "CPU us/event", "peak MB", "delivered",
@@ -22,7 +28,7 @@ def text(result: Result) -> str:
     """For the terminal."""
     parts = [_title(result)]
     parts += [_aligned(head, lines) for head, lines in _tables(result) if lines]
-    parts += [f"{name}: {said}" for name, said in result.peers.items()]
+    parts += [f"{name}: {said}" for name, said in _absent(result).items()]
     parts.append(_verdict(result))
     return "\n\n".join(parts)
 
@@ -31,7 +37,7 @@ def markdown(result: Result) -> str:
     """For the documentation."""
     parts = [_title(result)]
     parts += [_piped(head, lines) for head, lines in _tables(result) if lines]
-    parts += [f"{name}: {said}." for name, said in result.peers.items()]
+    parts += [f"{name}: {said}." for name, said in _absent(result).items()]
     parts.append(_verdict(result))
     return "\n\n".join(parts) + "\n"
 
@@ -48,13 +54,13 @@ def _title(result: Result) -> str:
 
 
 def _tables(result: Result) -> list[tuple[Line, list[Line]]]:
-    figures = [*_latency(result.latency), *_memory(result)]
+    figures = [*_cpu(result), *_latency(result.latency), *_memory(result)]
     return [(_STREAM_HEAD, [_streamed(s) for s in result.streamed]), (_HEAD, figures)]
 
 
 def _streamed(s: Streamed) -> Line:
     least, aim = s.limits
-    ours = s.contender != RecvLogical.name
+    ours = s.contender not in _REFERENCES
     return (
         _PATHS.get(s.contender, s.contender),
         s.case.label,
@@ -79,6 +85,14 @@ def _delivered(s: Streamed) -> str:
     return f"{s.wrong[0]:,}: WRONG" if s.wrong else "all"
 
 
+def _cpu(result: Result) -> Iterable[Line]:
+    most, aim = (f"{limit:g} us" for limit in CPU_LIMITS)
+    for s in result.streamed:
+        if s.contender == "file" and s.case.per_transaction >= s.case.rows:
+            figure = f"client CPU an event, {s.case.label}, {_PATHS[s.contender]}"
+            yield figure, f"{s.cpu_us:.1f} us", most, aim, ""
+
+
 def _latency(latency: Latency | None) -> Iterable[Line]:
     if latency is None:
         return
@@ -95,7 +109,7 @@ def _latency(latency: Latency | None) -> Iterable[Line]:
 
 
 def _ms(value: float | None) -> str:
-    return "" if value is None else f"{value:.0f} ms"
+    return "" if value is None else f"{value:g} ms"
 
 
 def _memory(result: Result) -> Iterable[Line]:
@@ -112,6 +126,17 @@ def _memory(result: Result) -> Iterable[Line]:
         )
         figure = f"peak, NATS stopped for {stall.seconds} s"
         yield figure, f"{stall.peak / 1e6:.0f} MB", most, aim, note
+    if (wide := result.wide) is not None:
+        figure = f"peak, backfill of {wide.rows} rows of 1 MB to file"
+        yield figure, f"{wide.peak / 1e6:.0f} MB", most, aim, ""
+
+
+def _absent(result: Result) -> dict[str, str]:
+    """What to say of each peer, and of a path that this version does not have."""
+    measured = {s.contender for s in result.streamed}
+    if "atomic" in result.plan.groups and "atomic" not in measured:
+        return {**result.peers, _PATHS["atomic"]: "not there"}
+    return result.peers
 
 
 def _verdict(result: Result) -> str:

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Struct, field
 
 from benchmarks.children import Usage
-from benchmarks.plan import LIMITS, Case, Plan
+from benchmarks.plan import Case, Plan
 
 FOLDER = Path(__file__).parent / "results"
 
@@ -78,7 +78,7 @@ class Streamed(Struct):
 
     @property
     def limits(self) -> tuple[float | None, float | None]:
-        return LIMITS.get(self.contender, (None, None))
+        return self.case.limits.get(self.contender, (None, None))
 
     @property
     def wrong(self) -> list[int]:
@@ -121,6 +121,14 @@ class Stall(Struct):
     caught_up: float
 
 
+class Wide(Struct):
+    """A backfill of rows of 1 MB to a file."""
+
+    rows: int
+    delivered: int
+    peak: int
+
+
 class Result(Struct):
     plan: Plan
     machine: Machine
@@ -131,6 +139,7 @@ class Result(Struct):
     streamed: list[Streamed] = []
     latency: Latency | None = None
     stall: Stall | None = None
+    wide: Wide | None = None
     peers: dict[str, str] = {}
 
     @property
@@ -145,6 +154,8 @@ class Result(Struct):
             said.append(f"latency: received {self.latency.received:,} of {self.latency.sent:,}")
         if self.stall and self.stall.lost:
             said.append(f"stalled sink: lost {self.stall.lost:,} of {self.stall.rows:,}")
+        if self.wide and self.wide.delivered != self.wide.rows:
+            said.append(f"rows of 1 MB: delivered {self.wide.delivered:,} of {self.wide.rows:,}")
         return said
 
 

@@ -37,7 +37,7 @@ def pipeline(database: Database, nats: Nats, table: str, folder: Path) -> Iterat
             child.until(lambda: database.active(table), 60)
             yield child
     finally:
-        database.drop(table)
+        database.remove(table)
         broker.delete(nats.url, STREAM)
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
-import psycopg
-
 from benchmarks.children import Usage
-from benchmarks.contenders import RecvLogical
+from benchmarks.contenders import BackfillToFile, Copy, RecvLogical
 from benchmarks.database import Database
-from benchmarks.plan import Case, Plan
+from benchmarks.plan import LIMITS, Case, Plan
 from benchmarks.report import markdown, text
 from benchmarks.results import Machine, Result, Streamed
 from benchmarks.subscriber import summary
@@ -43,6 +42,11 @@ def test_a_wrong_count_is_a_fault_and_is_printed() -> None:
     assert result(streamed(ROWS)).faults == []
 
 
+def test_transactions_of_one_row_are_held_against_less() -> None:
+    assert Case("t", ROWS, 1).limits["file"] < Case("t", ROWS, 100).limits["file"]
+    assert Case("t", ROWS, 1).limits["nats"] == Case("t", ROWS, 100).limits["nats"]
+
+
 def test_late_is_since_the_commit_and_since_the_writers_clock() -> None:
     row = b'{"ts":"1970-01-01T00:00:01Z","after":{"id":%d,"at":"1970-01-01T00:00:00.5Z"}}'
     heard = summary([(9.0, row % 1), (1.25, row % 2)], skip=1)
@@ -65,21 +69,28 @@ def test_every_turn_reads_the_same_rows_of_a_slot_of_its_own(
             out.unlink()
             return found
 
-    database = Database(postgres)
-    case = Case("rows_tested", ROWS, 100)
-    try:
+    with closing(Database(postgres)) as database:
+        case = Case("rows_tested", ROWS, 100)
         [done] = measure(database, case, [Counting(database, tmp_path)], 2, {})
         assert done.delivered == [ROWS] * 3
-        assert (
-            database.ask(
-                "SELECT count(*) FROM pg_replication_slots WHERE slot_name ~ 'bench_|rows_'"
-            )
-            == "0"
-        )
+        assert leftovers(database) == "0"
         assert write(postgres.dsn, "rows_tested", 1_000, 1, 0.0)[0] == 0
-    finally:
-        database.close()
-        with psycopg.connect(postgres.dsn, autocommit=True) as connection:
-            for what in ("PUBLICATION", "PROCEDURE", "TABLE"):
-                name = "fill_rows_tested" if what == "PROCEDURE" else "rows_tested"
-                connection.execute(f"DROP {what} {name}")
+
+
+def test_a_backfill_reads_the_rows_and_not_their_log(postgres: Postgres, tmp_path: Path) -> None:
+    with closing(Database(postgres)) as database:
+        case = Case("rows_there", ROWS, 0)
+        contenders = [Copy(database, tmp_path), BackfillToFile(database, tmp_path)]
+        copied, backfilled = measure(database, case, contenders, 1, {})
+        assert copied.delivered == [None] * 2
+        assert backfilled.delivered == [ROWS]
+        assert backfilled.limits == LIMITS["backfill"]
+        assert leftovers(database) == "0"
+
+
+def leftovers(database: Database) -> str:
+    return database.ask(
+        "SELECT (SELECT count(*) FROM pg_replication_slots WHERE slot_name ~ 'bench_|rows_')"
+        " + (SELECT count(*) FROM pg_class WHERE relname ~ '^rows_')"
+        " + (SELECT count(*) FROM pg_publication WHERE pubname ~ '^rows_')"
+    )

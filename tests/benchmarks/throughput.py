@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import count
 
-from benchmarks.contenders import Contender, RecvLogical
+from benchmarks.contenders import Contender
 from benchmarks.database import Database
 from benchmarks.plan import Case
 from benchmarks.results import Streamed
@@ -21,8 +21,14 @@ def measure(
     runs: int,
     start: dict[str, float],
 ) -> list[Streamed]:
-    """Load the case and let the contenders take turns, pg_recvlogical before and after ours."""
+    """Load the case and let the contenders take turns; the first is what others are held against.
+
+    That one comes before and after the others.
+    """
+    contenders = [contender for contender in contenders if contender.takes(case)]
     database.create(case.table)
+    for contender in contenders:
+        contender.prepare(case.table)
     database.fill(case)
     done = {c.name: Streamed(c.name, case, [], [], start.get(c.name, 0.0)) for c in contenders}
     try:
@@ -31,8 +37,8 @@ def measure(
                 done[contender.name].runs.append(contender.run(case.table, slot))
             done[contender.name].delivered.append(contender.delivered())
     finally:
-        database.drop(case.table)
-    reference = done[RecvLogical.name].rate
+        database.remove(case.table)
+    reference = done[contenders[0].name].rate
     for streamed in done.values():
         streamed.reference = reference
     return list(done.values())
@@ -58,5 +64,5 @@ def starts(database: Database, contenders: Sequence[Contender]) -> dict[str, flo
             contender.delivered()
             seconds[contender.name] = min(taken)
     finally:
-        database.drop(_EMPTY)
+        database.remove(_EMPTY)
     return seconds
