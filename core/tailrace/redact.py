@@ -11,10 +11,11 @@ MASK = "***"
 _USERINFO = re.compile(r"(?P<scheme>\w[\w+.-]*)://(?P<userinfo>[^\s]*)@")
 _SPLIT = re.compile(r"(,(?=\w[\w+.-]*://))")
 _WORD = re.compile(
-    r"(?P<key>\b(?:password|passwd|sslpassword|token|secret|api_key)\s*=\s*)"
+    r"(?P<key>\b(?:\w+_)?(?:(?:ssl)?password|passwd|token|secret|(?:api|client|server)_key)\s*=\s*)"
     r"(?P<value>'(?:[^'\\]|\\.)*'|[^\s&]+)",
     re.IGNORECASE,
 )
+_URL = re.compile(r"\s*\w[\w+.-]*://")
 _DSN = re.compile(r"://|\b(host|hostaddr|service|dbname|user)\s*=")
 _DATABASES = ("postgres", "mysql", "mariadb", "mongodb")
 _SHORT = 4
@@ -31,7 +32,12 @@ def mask_secret(text: str) -> str:
 
 
 def is_address(text: str) -> bool:
-    """Whether `text` is a URL or keyword DSN: only the passwords in it are secret."""
+    """Whether `text` is a URL or keyword DSN: only the passwords in it are secret.
+
+    A URL with a space in it is none, and its password cannot be told from the rest.
+    """
+    if _URL.match(text) and re.search(r"\s", text.strip()):
+        return False
     return _DSN.search(text) is not None
 
 

@@ -1,4 +1,4 @@
-"""Back-off after transient errors: full jitter, capped, said once a minute."""
+"""Back-off after transient errors: full jitter, capped, each said once a minute."""
 
 from __future__ import annotations
 
@@ -36,15 +36,17 @@ class Retry:
         self._said = float("-inf")
 
     async def wait(self, error: TransientError) -> None:
-        """Say what happened unless that was done within a minute, and wait."""
+        """Say what happened unless the same was said within a minute, and wait."""
+        news = error.message != self.error
         self.error = error.message
         self.total += 1
         limit = min(self._cap, _BASE * 2 ** min(self._failures, 20))
         self._failures += 1
         now = time.monotonic()
-        if now - self._said >= _SAY_AGAIN:
+        if news or now - self._said >= _SAY_AGAIN:
             self._said = now
-            log.warning("%s: %s; trying again", self.what, error)
+            mend = f" -> {error.mend}" if error.mend else ""
+            log.warning("%s: %s%s; trying again", self.what, error.message, mend)
         await asyncio.sleep(random.uniform(0, limit))  # noqa: S311 - jitter, no secret
 
     def succeeded(self) -> None:
@@ -52,7 +54,6 @@ class Retry:
             log.info("%s: works again after %d failures", self.what, self._failures)
             self._failures = 0
             self.error = ""
-            self._said = float("-inf")
 
     async def call(self, action: Callable[[], Awaitable[T]]) -> T:
         """`action`'s result; tried again for ever while it raises TransientError."""

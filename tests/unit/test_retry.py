@@ -75,3 +75,18 @@ def test_it_says_so_once_and_when_it_works_again(
     assert first.startswith("sink: down")
     assert "switch it on" in first
     assert last == "sink: works again after 50 failures"
+
+
+def test_another_error_is_said_at_once(
+    slept: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    retry = Retry("sink")
+
+    async def failures() -> None:
+        for words in ("down", "down", "no right", "no right"):
+            await retry.wait(TransientError(words))
+
+    with caplog.at_level(logging.WARNING):
+        asyncio.run(failures())
+    said = [record.getMessage() for record in caplog.records]
+    assert said == ["sink: down; trying again", "sink: no right; trying again"]

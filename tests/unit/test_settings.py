@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tailrace.errors import ConfigError
-from tailrace.redact import Scrubber, mask, passwords
+from tailrace.redact import Scrubber, mask, mask_secret, passwords
 from tailrace.registry import Registry
 from tailrace.resolve import Resolved, resolve
 from tailrace.settings import Settings, collect, interpolate, parse_arguments, read_file
@@ -196,6 +196,8 @@ def test_a_secret_of_the_wrong_kind_is_not_shown() -> None:
         ("postgresql://u@h/db?password=canary", "postgresql://u@h/db?password=***"),
         ("host=h password=canary dbname=d", "host=h password=*** dbname=d"),
         (r"host=h password = 'can\' ary' dbname=d", "host=h password = *** dbname=d"),
+        ("host=h oauth_client_secret=canary", "host=h oauth_client_secret=***"),
+        ("host=h scram_client_key=canary", "host=h scram_client_key=***"),
         ("nats://canary@h:4222,nats://u:canary@i", "nats://***@h:4222,nats://u:***@i"),
         ("postgresql://u@h/db", "postgresql://u@h/db"),
         ("sqlite:cdc.db", "sqlite:cdc.db"),
@@ -204,6 +206,12 @@ def test_a_secret_of_the_wrong_kind_is_not_shown() -> None:
 def test_passwords_are_masked(text: str, shown: str) -> None:
     assert mask(text) == shown
     assert bool(passwords(text)) == (text != shown)
+
+
+def test_a_url_with_a_space_in_its_password_is_not_shown() -> None:
+    assert mask_secret("postgresql://u:can ary@h/db") == "***"
+    assert mask_secret("postgresql://u:canary@h/db") == "postgresql://u:***@h/db"
+    assert mask_secret("host=h user=u") == "host=h user=u"
 
 
 def test_known_secrets_are_scrubbed_however_they_are_written() -> None:
