@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
-from servers.found import find_nats, find_postgres, missing
+from servers.found import find_nats, find_postgres, missing, server_folder
 from servers.pgbouncer import PgBouncer
 from servers.proxy import Proxy
 from servers.tidy import create_database, delete_streams, drop_database
@@ -26,17 +24,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=os.environ.get("CI") == "true",
         help="fail, instead of skip, where a server is missing (set when CI=true)",
     )
-
-
-@contextmanager
-def server_folder() -> Iterator[Path]:
-    """A folder in which an unprivileged server finds its data; pytest's own are closed to it."""
-    folder = Path(tempfile.mkdtemp(prefix="tailrace-test-"))
-    folder.chmod(0o711)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

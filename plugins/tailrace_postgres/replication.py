@@ -1,7 +1,7 @@
 """The replication connection: START_REPLICATION, reading without blocking, keepalives.
 
-psycopg connects, authenticates and encrypts; once the server has answered COPY_BOTH this module
-reads and writes through libpq alone, never blocking (PostgreSQL manual, 54.4).
+psycopg has connected (`tailrace_postgres.connecting`); once the server has answered COPY_BOTH this
+module reads and writes through libpq alone, never blocking (PostgreSQL manual, 54.4).
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from typing import Any
 import psycopg
 from psycopg import pq, sql
 from psycopg.abc import Query
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.errors import error_from_result
 
 from tailrace.errors import TailraceError, TransientError
@@ -23,52 +22,9 @@ from tailrace_postgres.errors import translate
 from tailrace_postgres.lsn import lsn_text
 from tailrace_postgres.transactions import Consume, Receive
 
-SETTINGS = (
-    "-c datestyle=ISO -c intervalstyle=postgres -c extra_float_digits=3 -c timezone=UTC "
-    "-c bytea_output=hex -c lc_monetary=C -c xmlbinary=base64 -c row_security=off"
-)
-"""What decides how the server prints values; pinned, so that stream and backfill agree. Where row
-security would hide rows from the backfill, reading is an error instead."""
-
-_CONNECT_TIMEOUT = 10
 _STATUS_INTERVAL = 1.0
 _BUSY = 10_000.0  # messages a second from which reading naps
 _NAP = 0.0003
-
-
-def conninfo(dsn: str, name: str, **extra: Any) -> str:
-    """The user's DSN with our settings added; raises psycopg.ProgrammingError for a bad one."""
-    given = conninfo_to_dict(dsn)
-    _check_address(str(given.get("host", "")), str(given.get("port", "")))
-    options = f"{given.pop('options', '')} {SETTINGS}".strip()
-    defaults = {
-        "connect_timeout": _CONNECT_TIMEOUT,
-        "application_name": f"cdc {name}"[:63],
-        "keepalives_idle": 10,
-        "keepalives_interval": 5,
-        "keepalives_count": 3,
-        "tcp_user_timeout": 30_000,
-        "client_encoding": "UTF8",
-    }
-    return make_conninfo(**{**defaults, **given, "options": options, **extra})
-
-
-def _check_address(hosts: str, ports: str) -> None:
-    """A bare @, : or / in a URL's password makes libpq take a part of it for host or port.
-
-    It would print that part, so it must not come to see it.
-    """
-    if any("@" in host[1:] for host in hosts.split(",")):
-        raise psycopg.ProgrammingError("host with @")
-    if any(port and not port.isdigit() for port in ports.split(",")):
-        raise psycopg.ProgrammingError("port that is no number")
-
-
-async def connect(info: str) -> psycopg.AsyncConnection[Any]:
-    """A connection in replication mode; only simple queries may be sent on it."""
-    return await psycopg.AsyncConnection.connect(
-        make_conninfo(info, replication="database"), autocommit=True
-    )
 
 
 class Link:

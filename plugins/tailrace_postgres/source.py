@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any, ClassVar
+from weakref import WeakSet
 
 import psycopg
 from psycopg import AsyncConnection, sql
@@ -21,11 +23,12 @@ from tailrace.schema import TableSchema
 from tailrace_postgres.catalog import Table, Types, decoder_for, fetch, find_slot, user_tables
 from tailrace_postgres.chunks import estimated, one_snapshot, read_chunk
 from tailrace_postgres.config import PostgresConfig
+from tailrace_postgres.connecting import break_off, conninfo, exposure, session
 from tailrace_postgres.decoder import Decoder
 from tailrace_postgres.errors import translated
 from tailrace_postgres.lsn import Place, lsn_text, parse_lsn, record_end
 from tailrace_postgres.pgoutput import Relation
-from tailrace_postgres.replication import Link, connect, conninfo
+from tailrace_postgres.replication import Link
 from tailrace_postgres.transactions import Assembler
 from tailrace_postgres.upstream import (
     drop_publication,
@@ -36,8 +39,9 @@ from tailrace_postgres.upstream import (
 )
 from tailrace_postgres.whole import Cutter
 
+log = logging.getLogger("tailrace.postgres")
+
 _HEARTBEAT = 1.0
-_SILENCE = 60.0
 _TAKE = 1_000
 _REMEMBERED = 65_536
 
@@ -49,6 +53,8 @@ class PostgresSource(BackfillSource):
     capabilities = frozenset(
         {"backfill", "before_image", "transactions", "truncate", "position_in_transaction"}
     )
+    silence: ClassVar[float] = 60.0
+    """Seconds without a word from the server, which we ask every second, until we hang up."""
 
     def __init__(self, config: PostgresConfig, setup: Setup) -> None:
         super().__init__(config, setup)
@@ -60,9 +66,11 @@ class PostgresSource(BackfillSource):
         self._info = ""
         self._identity = ""
         self._database = ""
+        self._role = ""
         self._connecting = asyncio.Lock()
         self._admin: AsyncConnection[Any] | None = None
         self._reader: AsyncConnection[Any] | None = None
+        self._sessions: WeakSet[AsyncConnection[Any]] = WeakSet()
         self._link: Link | None = None
         self._released = 0
         self._heard = 0.0
@@ -85,7 +93,10 @@ class PostgresSource(BackfillSource):
                 " @ : / and % of the password are %40 %3A %2F and %25",
             ) from error
         with translated("source.dsn: connecting to PostgreSQL", opening=True):
-            await self._check_server(await self._connection())
+            admin = await self._connection()
+            if danger := exposure(admin):
+                log.warning("%s (sslmode=verify-full in source.dsn mends it)", danger)
+            await self._check_server(admin)
             await self._identify()
 
     async def close(self) -> None:
@@ -125,19 +136,25 @@ class PostgresSource(BackfillSource):
             )
 
     async def _identify(self) -> None:
-        replication = await connect(self._info)
+        replication = await session(self._info, replication=True)
         try:
             [(system, *_)] = await fetch(replication, sql.SQL("IDENTIFY_SYSTEM"))
         finally:
             await replication.close()
         self._identity = f"pg:{system}"
 
+    async def _session(self) -> AsyncConnection[Any]:
+        connection = await session(self._info)
+        self._sessions.add(connection)
+        return connection
+
     async def _connection(self) -> AsyncConnection[Any]:
         """The connection for the catalog; opened again if it broke."""
         async with self._connecting:  # stream and backfill come at the same time
             if self._admin is None or self._admin.closed:
-                self._admin = await AsyncConnection.connect(self._info, autocommit=True)
+                self._admin = await self._session()
                 self._database = self._admin.info.dbname
+                self._role = self._admin.info.user
             return self._admin
 
     async def begin(self) -> None:
@@ -174,7 +191,7 @@ class PostgresSource(BackfillSource):
             self._made_publication |= await ensure_publication(
                 admin, self.publication, tables, everything=everything
             )
-            replication = await connect(self._info)
+            replication = await session(self._info, replication=True)
             link = Link(replication, self._released)
             try:
                 temporary = self.config.temporary
@@ -229,8 +246,14 @@ class PostgresSource(BackfillSource):
         with translated("reading the stream"):
             if await link.wait(taken):
                 self._heard = time.monotonic()
-            elif time.monotonic() - self._heard > _SILENCE:
-                raise TransientError(f"the server has said nothing for {_SILENCE:.0f} s")
+            elif time.monotonic() - self._heard > self.silence:
+                self._hang_up()
+                raise TransientError(f"the server has said nothing for {self.silence:.0f} s")
+
+    def _hang_up(self) -> None:
+        """The other connections lead to the same server: nobody is to wait on them for ever."""
+        for connection in self._sessions:
+            break_off(connection)
 
     def _answer(self, link: Link, assembler: Assembler) -> None:
         assert assembler.keepalive is not None
@@ -291,9 +314,9 @@ class PostgresSource(BackfillSource):
         limit: int,
         where: str | None,
     ) -> Chunk:
-        with translated(f"reading {table.label} for the backfill"):
+        with translated(f"reading {table.label} for the backfill", role=self._role):
             if self._reader is None or self._reader.closed:
-                self._reader = await self._reading_connection()
+                self._reader = await self._session()
             return await read_chunk(
                 self._reader,
                 table.path,
@@ -304,13 +327,10 @@ class PostgresSource(BackfillSource):
                 self._described,
             )
 
-    async def _reading_connection(self) -> AsyncConnection[Any]:
-        return await AsyncConnection.connect(self._info, autocommit=True)
-
     @asynccontextmanager
     async def reading(self, tables: Sequence[TableSchema]) -> AsyncGenerator[Reading, None]:
-        with translated("reading tables without a key for the backfill"):
-            connection = await self._reading_connection()
+        with translated("reading tables without a key for the backfill", role=self._role):
+            connection = await self._session()
             paths = [table.path for table in tables]
             async with one_snapshot(connection, paths, self._described) as snapshot:
                 yield snapshot

@@ -7,9 +7,7 @@ A row for each pipeline in the table ``tailrace_checkpoint``, one for each reque
 from __future__ import annotations
 
 import asyncio
-import os
 import re
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, LiteralString
@@ -26,7 +24,7 @@ from tailrace.redact import mask
 from tailrace.stores.encoding import damaged, digest, pack_requests, unpack_requests
 from tailrace.stores.records import Record, RecordStore
 from tailrace_postgres.captured import OWN
-from tailrace_postgres.replication import conninfo
+from tailrace_postgres.connecting import break_off, conninfo
 
 PATIENCE = 30.0
 """How many seconds a statement may take."""
@@ -188,17 +186,11 @@ def _patience(connection: AsyncConnection[Any]) -> Iterator[None]:
     To cancel the statement would take a second connection to it, and might end a commit's wait
     for the standby.
     """
-    timer = asyncio.get_running_loop().call_later(PATIENCE, _hang_up, connection)
+    timer = asyncio.get_running_loop().call_later(PATIENCE, break_off, connection)
     try:
         yield
     finally:
         timer.cancel()
-
-
-def _hang_up(connection: AsyncConnection[Any]) -> None:
-    if not connection.closed:
-        with socket.socket(fileno=os.dup(connection.pgconn.socket)) as end:
-            end.shutdown(socket.SHUT_RDWR)
 
 
 @contextmanager

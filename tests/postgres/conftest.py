@@ -6,7 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from pipelines import sql
+from postgres.secured import Secured
+from servers.found import FAST, missing, server_folder
 from servers.tidy import create_database, drop_database
+from tailrace.errors import ConfigError
 from tailrace_demo.servers import Postgres
 
 
@@ -25,3 +29,33 @@ def each_database(request: pytest.FixtureRequest) -> str:
     name = "database" if request.param == 18 else "database16"
     dsn: str = request.getfixturevalue(name)
     return dsn
+
+
+@pytest.fixture(scope="session")
+def secured(pytestconfig: pytest.Config) -> Iterator[Secured]:
+    """A running PostgreSQL 15 with passwords and certificates."""
+    with server_folder() as folder:
+        try:
+            server = Secured(folder, settings=FAST)
+        except ConfigError as error:
+            missing(pytestconfig, error)
+        with server:
+            server.make_roles()
+            yield server
+
+
+@pytest.fixture
+def shop(secured: Secured) -> Iterator[str]:
+    """The dsn of a fresh database on that server, with a published table of one row."""
+    secured.start()
+    secured.present("server")
+    name, dsn = create_database(secured)
+    sql(
+        dsn,
+        "CREATE TABLE t (id int PRIMARY KEY)",
+        "INSERT INTO t VALUES (1)",
+        "GRANT SELECT ON t TO app",
+        "CREATE PUBLICATION test FOR TABLE t",
+    )
+    yield dsn
+    drop_database(secured, name)

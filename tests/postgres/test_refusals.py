@@ -2,37 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from pipelines import sql
-from tailrace.config import PluginConfig
-from tailrace.connector import Setup
-from tailrace.errors import ConfigError
+from postgres import opening
+from postgres.secured import PASSWORD
 from tailrace_demo.processes import free_port
 from tailrace_demo.servers import Postgres
-from tailrace_postgres.config import PostgresConfig
-from tailrace_postgres.source import PostgresSource
-
-PASSWORD = "s3cr3t-Pa55"
 
 
 def refused(dsn: str, **keys: str) -> str:
-    """What opening the source says."""
-    config: PluginConfig = PostgresConfig(**{"dsn": dsn, **keys})  # type: ignore[arg-type]
-    assert isinstance(config, PostgresConfig)
-
-    async def opened() -> None:
-        async with PostgresSource(config, Setup("test", "postgres")):
-            pass
-
-    with pytest.raises(ConfigError) as caught:
-        asyncio.run(opened())
-    assert caught.value.mend
-    said = str(caught.value)
+    said = opening.refused(dsn, **keys)
     assert PASSWORD not in said
     return said
 

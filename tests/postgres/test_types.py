@@ -14,7 +14,7 @@ import psycopg
 from pipelines import images, running, sql
 from tailrace.event import Event
 from tailrace.values import Json, to_json
-from tailrace_postgres.replication import SETTINGS
+from tailrace_postgres.connecting import PIN
 
 LONG = "1" * 1000 + ".5"
 TEXTS = ["", "a", "it's", 'say "x"', "back\\slash", "\\N", "tab\t\r\n\x01\x7f\x08\x0c\x0b", "NULL"]
@@ -253,7 +253,8 @@ def test_text_is_what_select_prints(database: str) -> None:
     """What is carried as text is the server's own text under the pinned settings."""
     sql(database, *create(), *statements(0))
     wrong = []
-    with psycopg.connect(database, options=SETTINGS) as connection:
+    with psycopg.connect(database) as connection:
+        connection.execute(PIN)
         for number, (name, (_, cases)) in enumerate(TYPES.items()):
             query = f"SELECT id, format('%s', v) FROM {table(number)} WHERE id < 998 ORDER BY id"
             for at, text in connection.execute(query.encode()).fetchall():

@@ -9,6 +9,9 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 from urllib.parse import urlsplit
@@ -80,6 +83,17 @@ class GivenNats(Nats):
 
     def kill(self) -> None:
         self.stop()
+
+
+@contextmanager
+def server_folder() -> Iterator[Path]:
+    """A folder in which an unprivileged server finds its data; pytest's own are closed to it."""
+    folder = Path(tempfile.mkdtemp(prefix="tailrace-test-"))
+    folder.chmod(0o711)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def missing(config: pytest.Config, error: ConfigError) -> NoReturn:
