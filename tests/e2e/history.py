@@ -200,6 +200,10 @@ class History:
         self.writers = writers
         self.pace = pace
 
+    @property
+    def names(self) -> list[str]:
+        return [f"{kind}_{n}" for kind in ("journal", "accounts") for n in range(self.tables)]
+
     def create(self) -> None:
         """The tables, with their rows."""
         with psycopg.connect(self.dsn, autocommit=True) as connection:

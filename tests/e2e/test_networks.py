@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from e2e.command import Cdc, until
+from e2e.faults import FAULTS, Fault
 from e2e.history import History, in_stream
 from jetstream import count
 from servers.proxy import Proxy
@@ -18,46 +19,6 @@ from tailrace_demo.servers import Nats, Postgres
 Make = Callable[..., Cdc]
 ALL = ("journal_0", "journal_1", "accounts_0", "accounts_1")
 LIMITS = ("batch.events=500", "snapshot.chunk=500")
-
-
-def cut(way: Proxy, seconds: float) -> None:
-    way.cut()
-    time.sleep(seconds)
-
-
-def reset(way: Proxy, seconds: float) -> None:
-    way.reset()
-    time.sleep(seconds)
-
-
-def freeze(way: Proxy, seconds: float) -> None:
-    way.freeze()
-    time.sleep(seconds)
-    way.thaw()
-
-
-def freeze_and_cut(way: Proxy, seconds: float) -> None:
-    """What was on the way is lost, and what was delivered is not known."""
-    way.freeze()
-    time.sleep(seconds)
-    way.reset()
-    way.thaw()
-
-
-def slow(way: Proxy, seconds: float) -> None:
-    way.slow(30_000)
-    time.sleep(seconds)
-    way.slow(None)
-
-
-def refuse(way: Proxy, seconds: float) -> None:
-    way.refuse()
-    way.cut()
-    time.sleep(seconds)
-    way.accept()
-
-
-FAULTS = (cut, reset, freeze, freeze_and_cut, slow, refuse)
 
 
 @pytest.mark.parametrize("end", ["postgres", "nats"])
@@ -97,7 +58,7 @@ def spoil(
     postgres: Postgres,
     nats: Nats,
     proxy: Callable[[int], Proxy],
-    faults: Sequence[tuple[str, Callable[[Proxy, float], None], float]],
+    faults: Sequence[tuple[str, Fault, float]],
     *,
     pace: float = 0.02,
     rows: int = 10_000,
@@ -111,7 +72,8 @@ def spoil(
         pipeline.start()
         until(lambda: asyncio.run(count(nats.url)) > 1_000, "the first events")
         for end, fault, seconds in faults:
-            fault(ways[end], seconds)
+            with fault(ways[end]):
+                time.sleep(seconds)
             time.sleep(0.3)
     pipeline.until_caught_up(ALL)
     pipeline.stop()
