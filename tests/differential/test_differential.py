@@ -26,7 +26,7 @@ from pipelines import delivered_once, images
 from tailrace.event import Event
 from tailrace.stores.memory import MemoryStore
 from tailrace.values import to_json
-from tailrace_postgres.replication import SETTINGS
+from tailrace_postgres.connecting import PIN
 
 Row = dict[str, Any]
 Change = tuple[str, tuple[str, ...], Row | None, Row | None]
@@ -39,7 +39,8 @@ class Server:
     """A database in which histories happen, each in a schema of its own, read in both ways."""
 
     def __init__(self, dsn: str) -> None:
-        self._connection = psycopg.connect(dsn, autocommit=True, options=SETTINGS)
+        self._connection = psycopg.connect(dsn, autocommit=True)
+        self._connection.execute(PIN)
         self._dsn = dsn
         self._store = MemoryStore()
         self._schemas = count(1)
