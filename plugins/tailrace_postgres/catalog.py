@@ -14,7 +14,11 @@ from tailrace_postgres.decoder import Decoder
 from tailrace_postgres.pgoutput import Relation, RelationColumn
 from tailrace_postgres.types import ENUM, OTHER, Kind, array_kind, scalar_kind
 
-_FIRST_USER_OID = 16_384
+FIRST_USER_OID = 16_384
+
+IN_FULL = sql.SQL("(SELECT pg_catalog.set_config('search_path', '', true)) = ''")
+"""A condition that is true. Evaluated before the first row, it has names print in full until the
+transaction ends, though the query was read with the role's own search path."""
 
 
 class Table(Struct, frozen=True):
@@ -109,7 +113,7 @@ class Types:
 
     async def learn(self, connection: AsyncConnection[Any], oids: set[int]) -> None:
         """Make sure that `kind` can answer for `oids` and for what they are made of."""
-        unknown = {oid for oid in oids if oid >= _FIRST_USER_OID} - self._known.keys()
+        unknown = {oid for oid in oids if oid >= FIRST_USER_OID} - self._known.keys()
         while unknown:
             rows = await fetch(
                 connection,
@@ -124,7 +128,7 @@ class Types:
             gone = unknown - self._known.keys()  # dropped since: its text is all there is
             self._known.update(dict.fromkeys(gone, ("b", 0, 0, ",")))
             parts = {part for oid in unknown for part in self._known[oid][1:3]}
-            unknown = {oid for oid in parts if oid >= _FIRST_USER_OID} - self._known.keys()
+            unknown = {oid for oid in parts if oid >= FIRST_USER_OID} - self._known.keys()
 
     def kind(self, oid: int, typmod: int) -> Kind:
         if oid in self._known:
@@ -178,8 +182,8 @@ async def _type_names(connection: AsyncConnection[Any], relation: Relation) -> l
         connection,
         sql.SQL(
             "SELECT format_type(o::oid, m) FROM unnest(%s::bigint[], %s::int[])"
-            " WITH ORDINALITY u(o, m, n) ORDER BY n"
-        ),
+            " WITH ORDINALITY u(o, m, n) WHERE {} ORDER BY n"
+        ).format(IN_FULL),
         [column.oid for column in relation.columns],
         [column.typmod for column in relation.columns],
     )

@@ -16,7 +16,7 @@ from tailrace.connector import Chunk, Reading
 from tailrace.event import Transaction
 from tailrace.row import Change
 from tailrace.schema import TableSchema
-from tailrace_postgres.catalog import Table, fetch, one_table
+from tailrace_postgres.catalog import FIRST_USER_OID, IN_FULL, Table, fetch, one_table
 from tailrace_postgres.changes import CopiedRow
 from tailrace_postgres.copying import copied
 from tailrace_postgres.decoder import Decoder, unescape
@@ -59,7 +59,9 @@ async def read_chunk(
                 table = await one_table(connection, *path)
                 if table is None:
                     return Chunk((), None)
-                return await _copy(connection, await describe(table), where, after_key, limits)
+                decoder = await describe(table)
+                await _find_operators(connection, table, decoder.table.key)
+                return await _copy(connection, decoder, where, after_key, limits)
         if waited == _PATIENCE:
             log.warning(
                 "the backfill of %s waits for transaction %d, which is in the log but not yet"
@@ -108,16 +110,42 @@ def _query(
     table = decoder.table
     key = sql.SQL(", ").join(sql.Identifier(name) for name in table.key)
     columns = sql.SQL(", ").join(sql.Identifier(column.name) for column in table.columns)
-    conditions = [condition_of(where)] if where else []
+    conditions: list[sql.Composable] = [IN_FULL]
+    if where:
+        conditions.append(condition_of(where))
     if after_key is not None:
         values = sql.SQL(", ").join(sql.Literal(text) for text in after_key)
         conditions.append(sql.SQL("({}) > ({})").format(key, values))
-    query = sql.SQL("SELECT {} FROM ONLY {}").format(columns, sql.Identifier(*table.path))
-    if conditions:
-        query += sql.SQL(" WHERE ") + sql.SQL(" AND ").join(conditions)
+    query = sql.SQL("SELECT {} FROM ONLY {} WHERE {}").format(
+        columns, sql.Identifier(*table.path), sql.SQL(" AND ").join(conditions)
+    )
     if limit:
         query += sql.SQL(" ORDER BY {} LIMIT {}").format(key, sql.Literal(limit))
     return sql.SQL("COPY ({}) TO STDOUT").format(query)
+
+
+_OPERATORS = """
+SELECT set_config('search_path', concat_ws(', ', nullif(current_setting('search_path'), ''),
+                  string_agg(DISTINCT o.oprnamespace::regnamespace::text, ', ')), true)
+FROM pg_index i CROSS JOIN unnest(i.indclass::oid[]) k(opclass)
+JOIN pg_opclass c ON c.oid = k.opclass
+JOIN pg_amop a ON a.amopfamily = c.opcfamily AND a.amopstrategy = 5
+JOIN pg_operator o ON o.oid = a.amopopr
+WHERE i.indrelid = %s::bigint::oid AND (i.indisprimary OR i.indisreplident)
+      AND o.oprnamespace <> 'pg_catalog'::regnamespace
+"""
+
+
+async def _find_operators(
+    connection: AsyncConnection[Any], table: Table, key: tuple[str, ...]
+) -> None:
+    """Have keys compared by their own types' operators, wherever an extension's (citext) are.
+
+    Where the search path does not lead to them, text's would be taken, which order otherwise.
+    """
+    types = [column.oid for column in table.relation.columns if column.name in key]
+    if any(oid >= FIRST_USER_OID for oid in types):
+        await connection.execute(_OPERATORS, (table.relation.relid,))
 
 
 def condition_of(where: str) -> sql.Composable:
@@ -181,6 +209,7 @@ class OneSnapshot(Reading):
             if found is None:
                 return
             decoder = await self._describe(found)
+            await self._connection.execute("SET LOCAL search_path TO DEFAULT")  # undoes IN_FULL
             async with aclosing(copied(self._connection, _query(decoder, where))) as blocks:
                 async for lines in blocks:
                     for low in range(0, len(lines), limit):

@@ -27,6 +27,7 @@ PINNED = {
     "bytea_output": "hex",
     "lc_monetary": "C",
     "xmlbinary": "base64",
+    "quote_all_identifiers": "off",
     "row_security": "off",
 }
 """What decides how the server prints values, so that stream and backfill agree. Where row security
@@ -117,6 +118,8 @@ async def session(info: str, *, replication: bool = False) -> AsyncConnection[An
         if not replication and await _is_pooled(connection, info):
             raise pooler()  # before others are given what we set
         await connection.execute(PIN)
+        if replication:  # elsewhere the user's conditions need it; see `catalog.IN_FULL`
+            await connection.execute("SET search_path = ''")
     except BaseException:
         await connection.close()
         raise

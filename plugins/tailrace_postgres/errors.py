@@ -26,6 +26,10 @@ _LOST = (
     "reading from here would leave a gap: drop the slot and the checkpoint and start again with "
     "snapshot=initial, or restore what is missing"
 )
+_NOT_UNICODE = (
+    "mend that text in the database; if it is in the log already, drop the slot and the checkpoint"
+    " afterwards, and start again with snapshot=initial"
+)
 _SLOTS = (
     "drop slots that nobody uses (SELECT slot_name FROM pg_replication_slots WHERE NOT active), or"
     " raise the limit: ALTER SYSTEM SET max_replication_slots = …; then restart the server"
@@ -52,6 +56,8 @@ _STATES: list[tuple[str, str, type[TailraceError], str | None]] = [
     ("42704", r"", PositionLostError, _LOST),
     ("0A000", r"", ConfigError, None),
     ("42", r"", PermanentError, None),
+    ("22021", r"", PermanentError, _NOT_UNICODE),
+    ("22P05", r"", PermanentError, _NOT_UNICODE),
     ("22", r"", PermanentError, None),
     ("XX", r"", PermanentError, None),
 ]
