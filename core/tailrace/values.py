@@ -35,7 +35,15 @@ class Json(str):
     __slots__ = ()
 
     def load(self) -> Any:
-        return json.loads(self)
+        """What ``json.loads`` gives; an integer of more digits than ``int`` takes is a Decimal."""
+        return json.loads(self, parse_int=_integer if len(self) > _INT_DIGITS else None)
+
+
+_INT_DIGITS = 4300
+
+
+def _integer(digits: str) -> int | Decimal:
+    return int(digits) if len(digits) <= _INT_DIGITS else Decimal(digits)
 
 
 def quote(text: str) -> str:
@@ -74,9 +82,9 @@ def _text(value: Any) -> str:
         case str():
             return quote(value)
         case int():
-            return str(value)
-        case float():
-            return repr(value) if isfinite(value) else f'"{_special(value)}"'
+            return int.__repr__(value)
+        case float():  # of a subclass (NumPy's) too
+            return float.__repr__(value) if isfinite(value) else f'"{_special(value)}"'
         case Decimal():
             return f'"{value:f}"'
         case UUID():

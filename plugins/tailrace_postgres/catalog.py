@@ -6,13 +6,12 @@ from typing import Any
 
 from msgspec import Struct
 from psycopg import AsyncConnection, sql
-from psycopg.postgres import types as builtin
 
 from tailrace.patterns import Patterns
 from tailrace.schema import Column, TableSchema
 from tailrace_postgres.decoder import Decoder
 from tailrace_postgres.pgoutput import Relation, RelationColumn
-from tailrace_postgres.types import ENUM, OTHER, Kind, array_kind, scalar_kind
+from tailrace_postgres.types import ENUM, EXTENSIONS, OTHER, Kind, array_kind, scalar_kind
 
 FIRST_USER_OID = 16_384
 
@@ -104,46 +103,54 @@ def _table(
     return Table(relation, tuple(primary), max(0, rows))
 
 
+class _Type(Struct, frozen=True):
+    """A row of pg_type. `element` is 0 for what is not printed as an array."""
+
+    name: str
+    typtype: str
+    base: int
+    typmod: int
+    element: int
+    delimiter: str
+
+
+_GONE = _Type("", "b", 0, -1, 0, ",")
+"""A type that was dropped since: its text is all there is."""
+
+_TYPES = """
+SELECT oid::bigint, typname::text, typtype::text, typbasetype::bigint, typtypmod,
+       CASE typoutput WHEN 'pg_catalog.array_out'::regproc THEN typelem::bigint ELSE 0 END,
+       typdelim::text
+FROM pg_type WHERE oid = ANY(%s)
+"""
+
+
 class Types:
-    """Kinds of column types by OID; asks the catalog for those that an installation adds."""
+    """Kinds of column types by OID; the catalog is asked once for each."""
 
     def __init__(self) -> None:
-        # typtype, base, element, delimiter of arrays
-        self._known: dict[int, tuple[str, int, int, str]] = {}
+        self._known: dict[int, _Type] = {0: _GONE}
 
     async def learn(self, connection: AsyncConnection[Any], oids: set[int]) -> None:
         """Make sure that `kind` can answer for `oids` and for what they are made of."""
-        unknown = {oid for oid in oids if oid >= FIRST_USER_OID} - self._known.keys()
-        while unknown:
-            rows = await fetch(
-                connection,
-                sql.SQL(
-                    "SELECT oid::bigint, typtype::text, typbasetype::bigint,"
-                    " CASE WHEN typcategory = 'A' THEN typelem::bigint ELSE 0 END,"
-                    " typdelim::text FROM pg_type WHERE oid = ANY(%s)"
-                ),
-                list(unknown),
-            )
-            self._known.update({oid: tuple(rest) for oid, *rest in rows})
-            gone = unknown - self._known.keys()  # dropped since: its text is all there is
-            self._known.update(dict.fromkeys(gone, ("b", 0, 0, ",")))
-            parts = {part for oid in unknown for part in self._known[oid][1:3]}
-            unknown = {oid for oid in parts if oid >= FIRST_USER_OID} - self._known.keys()
+        while unknown := oids - self._known.keys():
+            rows = await fetch(connection, sql.SQL(_TYPES), list(unknown))
+            self._known.update(dict.fromkeys(unknown, _GONE))
+            self._known.update({oid: _Type(*rest) for oid, *rest in rows})
+            described = [self._known[oid] for oid in unknown]
+            oids = {part for row in described for part in (row.base, row.element)}
 
     def kind(self, oid: int, typmod: int) -> Kind:
-        if oid in self._known:
-            typtype, base, element, delimiter = self._known[oid]
-            if typtype == "d":
-                return self.kind(base, -1)
-            if element:
-                return array_kind(self.kind(element, typmod), delimiter)
-            return ENUM if typtype == "e" else OTHER  # its name may be that of a builtin
-        info = builtin.get(oid)
-        if info is None:
-            return OTHER
-        if info.array_oid == oid:
-            return array_kind(scalar_kind(info.name, typmod), info.delimiter)
-        return scalar_kind(info.name, typmod)
+        row = self._known[oid]
+        if row.typtype == "d":
+            return self.kind(row.base, row.typmod)
+        if row.element:
+            return array_kind(self.kind(row.element, typmod), self._known[row.element].delimiter)
+        if row.typtype == "e":
+            return ENUM
+        if oid < FIRST_USER_OID:
+            return scalar_kind(row.name, typmod)
+        return EXTENSIONS.get(row.name, OTHER)
 
 
 async def decoder_for(

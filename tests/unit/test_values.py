@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
+from enum import IntEnum
 from typing import Any
 from uuid import UUID
 
@@ -14,6 +15,16 @@ from hypothesis import strategies as st
 
 from tailrace.row import Images
 from tailrace.values import Json, rfc3339, to_json
+
+
+class Level(IntEnum):
+    LOW = 1
+
+
+class Ratio(float):
+    def __repr__(self) -> str:
+        return f"Ratio({float(self)})"
+
 
 EAST = timezone(timedelta(hours=5, minutes=30))
 
@@ -29,6 +40,8 @@ EAST = timezone(timedelta(hours=5, minutes=30))
         (1.5, "1.5"),
         (-0.0, "-0.0"),
         (5e-324, "5e-324"),
+        (Level.LOW, "1"),
+        (Ratio(0.5), "0.5"),
         (float("nan"), '"NaN"'),
         (float("inf"), '"Infinity"'),
         (float("-inf"), '"-Infinity"'),
@@ -98,6 +111,11 @@ def test_decimals_keep_value_and_scale(value: Decimal) -> None:
 
 def test_json_loads_itself() -> None:
     assert Json('{"a": [1, null]}').load() == {"a": [1, None]}
+
+
+def test_json_loads_integers_of_any_length() -> None:
+    digits = "9" * 4300
+    assert Json(f"[1, {digits}, {digits}0]").load() == [1, int(digits), Decimal(digits + "0")]
 
 
 @pytest.mark.parametrize(
