@@ -1,7 +1,8 @@
 """Writes the generated parts of README.md and docs/**/*.md, or with --check names what drifts.
 
 A part stands between ``<!-- generated: WHAT -->`` and ``<!-- end -->``. WHAT is ``pipeline`` (the
-pipeline's own keys), ``describe PLUGIN`` (a plugin's keys) or ``help [VERB…]`` (its ``--help``).
+pipeline's own keys), ``describe PLUGIN`` (a plugin's keys), ``help [VERB…]`` (its ``--help``) or
+``types postgres`` (what its columns' values become).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import click
+import postgres_types
 
 from tailrace.cli.app import cdc
 from tailrace.cli.describing import HEAD, keys, rows, use
@@ -37,6 +39,8 @@ def generated(what: str) -> str:
             return "\n".join(_described(name) for name in rest)
         case "help":
             return _help(rest)
+        case "types" if rest == ["postgres"]:
+            return postgres_types.table()
     raise SystemExit(f"cannot generate {what!r}")
 
 
