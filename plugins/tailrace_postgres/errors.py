@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import psycopg
@@ -42,10 +42,11 @@ _BYPASS = (
 )
 
 # SQLSTATE or its class, words of the message, what to raise, the mending step. The first row that
-# fits counts. {it} is what the words name, {role} who is connected, both quoted.
+# fits counts. {it} is what the words name, {role} who is connected, both quoted. The server names a
+# table without its schema: {table} has it, where one is being read.
 _STATES: list[tuple[str, str, type[TailraceError], str | None]] = [
     ("42501", r"row-level security", ConfigError, _BYPASS),
-    ("42501", r"denied for table (?P<it>.+)", ConfigError, "GRANT SELECT ON {it} TO {role}"),
+    ("42501", r"denied for table (?P<it>.+)", ConfigError, "GRANT SELECT ON {table} TO {role}"),
     ("42501", r"denied for schema (?P<it>.+)", ConfigError, "GRANT USAGE ON SCHEMA {it} TO {role}"),
     ("42501", r"replication slots", ConfigError, _REPLICATION),
     ("42501", r"", ConfigError, "let the owner or a superuser do it, or grant it to {role}"),
@@ -137,8 +138,16 @@ def pooler(said: str = "it gives one process of the server to several sessions")
     )
 
 
-def translate(error: Error, what: str, *, opening: bool = False, role: str = "") -> TailraceError:
-    """The Tailrace error for a driver's; `role` was doing `what`. Unknown ones are transient.
+def translate(
+    error: Error,
+    what: str,
+    *,
+    opening: bool = False,
+    role: str = "",
+    table: Sequence[str] = (),
+) -> TailraceError:
+    """The Tailrace error for a driver's; `role` was doing `what` to `table`. Unknown ones are
+    transient.
 
     While `opening`, a server that cannot be reached is the user's to mend.
     """
@@ -150,7 +159,7 @@ def translate(error: Error, what: str, *, opening: bool = False, role: str = "")
     for state, words, kind, mend in _STATES:
         found = re.search(words, said)
         if found and error.sqlstate.startswith(state):
-            return kind(f"{what}: {said}", mend=mend and _filled(mend, found, role))
+            return kind(f"{what}: {said}", mend=mend and _filled(mend, found, role, table))
     return TransientError(f"{what}: {said}")
 
 
@@ -163,13 +172,17 @@ def _unreachable(error: Error, what: str, said: str, *, opening: bool) -> Tailra
     return kind(f"{what}: {said}", mend=_ADDRESS if opening else None)
 
 
-def _filled(mend: str, found: re.Match[str], role: str) -> str:
+def _filled(mend: str, found: re.Match[str], role: str, table: Sequence[str] = ()) -> str:
     it = found.groupdict().get("it", "")
-    return mend.format(it=_quoted(it), role=_quoted(role) if role else "the role in source.dsn")
+    return mend.format(
+        it=_quoted(it),
+        role=_quoted(role) if role else "the role in source.dsn",
+        table=_quoted(*table) if table else _quoted(it),
+    )
 
 
-def _quoted(name: str) -> str:
-    return sql.Identifier(name).as_string()
+def _quoted(*name: str) -> str:
+    return sql.Identifier(*name).as_string()
 
 
 def _said(error: Error) -> str:
@@ -186,7 +199,12 @@ def _said(error: Error) -> str:
 
 @contextmanager
 def translated(
-    what: str, *, opening: bool = False, role: str = "", refused: str | None = None
+    what: str,
+    *,
+    opening: bool = False,
+    role: str = "",
+    table: Sequence[str] = (),
+    refused: str | None = None,
 ) -> Iterator[None]:
     """Driver errors of the block leave it as Tailrace's.
 
@@ -197,6 +215,6 @@ def translated(
     except psycopg.Error as error:
         if refused and (error.sqlstate or "").startswith(("22", "42")):
             raise ConfigError(f"{what}: {_said(error)}", mend=refused) from error
-        raise translate(error, what, opening=opening, role=role) from error
+        raise translate(error, what, opening=opening, role=role, table=table) from error
     except OSError as error:
         raise TransientError(f"{what}: {error}") from error

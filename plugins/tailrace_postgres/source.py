@@ -314,7 +314,8 @@ class PostgresSource(BackfillSource):
         limit: int,
         where: str | None,
     ) -> Chunk:
-        with translated(f"reading {table.label} for the backfill", role=self._role):
+        what = f"reading {table.label} for the backfill"
+        with translated(what, role=self._role, table=table.path):
             if self._reader is None or self._reader.closed:
                 self._reader = await self._session()
             return await read_chunk(

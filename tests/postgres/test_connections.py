@@ -309,15 +309,18 @@ def denied(text: str) -> str:
 
 
 TABLES = {
-    "select": ("REVOKE SELECT ON t FROM {user}", "permission denied for table t"),
-    "usage": ("REVOKE USAGE ON SCHEMA public FROM PUBLIC", "permission denied for schema public"),
+    "select": ("REVOKE SELECT ON shop.t FROM {user}", "permission denied for table t"),
+    "usage": ("REVOKE USAGE ON SCHEMA shop FROM {user}", "permission denied for schema shop"),
 }
 
 
 @pytest.mark.parametrize("right", TABLES)
 def test_p31_tables_that_may_not_be_read(database: str, role: str, right: str) -> None:
-    statement, words = TABLES[right]
-    sql(database, statement.format(**conninfo_to_dict(role)))
+    names = conninfo_to_dict(role)
+    taken, words = TABLES[right]
+    grants = ("GRANT USAGE ON SCHEMA shop TO {user}", "GRANT SELECT ON shop.t TO {user}")
+    sql(database, "CREATE SCHEMA shop", "ALTER TABLE t SET SCHEMA shop")
+    sql(database, *(statement.format(**names) for statement in (*grants, taken)))
     with pytest.raises(ConfigError, match=words) as caught:
         delivered_once(role)
     assert caught.value.exit_status == 2
@@ -339,7 +342,7 @@ def test_p31_select_that_is_taken_while_it_runs(database: str, role: str) -> Non
     asyncio.run(streaming())
     with pytest.raises(ConfigError, match=r"reading public\.t for the backfill") as caught:
         delivered_once(role, name="another", keys={"publication": "test"})
-    assert mending(str(caught.value)).startswith('GRANT SELECT ON "t" TO ')
+    assert mending(str(caught.value)).startswith('GRANT SELECT ON "public"."t" TO ')
 
 
 # -- P32
