@@ -5,7 +5,7 @@ from __future__ import annotations
 from tailrace.values import Json
 from tailrace_postgres.types import BUILTIN, ENUM, EXTENSIONS, OTHER, Kind, array_kind, scalar_kind
 
-HEAD = ("database type", "logical type", "Python", "JSON", "such stay text")
+HEAD = ("database type", "logical type", "Python", "JSON", "stays text")
 
 _SQL_NAMES = {
     "bool": "boolean",
