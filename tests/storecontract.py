@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import pytest
 from msgspec.structs import replace
 
+from findings import said, troubles
 from tailrace.checkpoint import (
     VERSION,
     BackfillRequest,
@@ -234,6 +235,20 @@ class StoreContract:
 
 class LastingContract(StoreContract):
     """And what is kept is checked when it is read."""
+
+    def test_a_check_makes_nothing(self, opener: Opener) -> None:
+        async def main() -> None:
+            made = await opener().made()
+            assert troubles(await opener().check()) == []
+            assert await opener().peek("orders") is None
+            assert await opener().made() is made
+            claimed = await claim_first(opener())
+            assert await opener().made()
+            assert said("store", await opener().check()) == "can be read and written"
+            assert await opener().peek("orders") == claimed
+            assert await opener().peek("others") is None
+
+        run(main())
 
     def test_c13_a_newer_checkpoint_is_refused(self, opener: Opener) -> None:
         async def main() -> None:

@@ -8,6 +8,8 @@ from typing import Self
 
 from msgspec import Struct
 
+from tailrace.connector import Finding, findings_of
+from tailrace.errors import TailraceError
 from tailrace.event import Position
 
 VERSION = 1
@@ -121,6 +123,31 @@ class CheckpointStore(ABC):
     @abstractmethod
     async def answer(self, name: str, request_id: str) -> None:
         """Forget the request; no error if it is gone."""
+
+    async def made(self) -> bool:
+        """Whether what checkpoints are kept in is there: a file, a table. If not, `open` makes it.
+
+        Called on a store that is not open, as are `check` and `peek`. All three change nothing
+        and give everything back, and this one may raise what `open` raises.
+        """
+        return True
+
+    async def check(self) -> list[Finding]:
+        """For ``cdc check``: whether checkpoints can be read and written here."""
+        try:
+            if not await self.made():
+                return [Finding("ok", "store", "is made at the first start")]
+            async with self:
+                return [Finding("ok", "store", "can be read and written")]
+        except TailraceError as error:
+            return findings_of(error, "store")
+
+    async def peek(self, name: str) -> Checkpoint | None:
+        """What `load` would give."""
+        if not await self.made():
+            return None
+        async with self:
+            return await self.load(name)
 
     async def __aenter__(self) -> Self:
         await self.open()

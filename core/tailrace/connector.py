@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal, Self
 from msgspec import Struct
 
 from tailrace.config import PluginConfig
-from tailrace.errors import ConfigError
+from tailrace.errors import ConfigError, TailraceError
 from tailrace.event import Batch, Position, Transaction
 from tailrace.formats import Format
 from tailrace.row import Change
@@ -28,7 +28,8 @@ class Setup(Struct, frozen=True):
 
     `name` is the pipeline, `connector` its source plugin's name. A source yields batches of at
     most `batch_events` events and about `batch_bytes` bytes of payload; with `whole` no batch ends
-    inside a transaction unless that alone exceeds the limits.
+    inside a transaction unless that alone exceeds the limits. `backfill` are patterns of the
+    tables whose rows, as they are at the start, will be asked for; empty for none.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Setup(Struct, frozen=True):
     batch_events: int = 5_000
     batch_bytes: int = 4 << 20
     whole: bool = False
+    backfill: tuple[str, ...] = ("*.*",)
 
 
 class Finding(Struct, frozen=True):
@@ -49,6 +51,12 @@ class Finding(Struct, frozen=True):
     subject: str
     text: str
     mend: str | None = None
+
+
+def findings_of(error: TailraceError, subject: str) -> list[Finding]:
+    """Every problem that `error` carries, as a finding about `subject`."""
+    problems = error.problems if isinstance(error, ConfigError) else (error,)
+    return [Finding("error", subject, problem.message, problem.mend) for problem in problems]
 
 
 class Connector(ABC):
@@ -81,7 +89,7 @@ class Connector(ABC):
         try:
             await self.open()
         except ConfigError as error:
-            return [Finding("error", "open", p.message, p.mend) for p in error.problems]
+            return findings_of(error, "open")
         finally:
             await self.close()
         return [Finding("ok", "open", "can be opened")]
@@ -150,6 +158,14 @@ class Source(Connector):
         Called in order of positions, while the stream is being read; must not fail because the
         connection is down at the moment.
         """
+
+    async def check_position(self, position: Position) -> Finding:
+        """For ``cdc check``, on an open source: whether ``stream(position)`` can be honoured.
+
+        `position` is the saved one, and of this source's identity. Changes nothing upstream.
+        Raises PositionLostError where the stream would.
+        """
+        return Finding("ok", "position", f"{position} is saved")
 
     async def reset(self) -> None:
         """Under ``on_lost=resnapshot``: drop what is left upstream; ``stream(None)`` follows."""

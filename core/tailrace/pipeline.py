@@ -255,13 +255,7 @@ class Pipeline:
             await self._claim()
             return
         self._checkpoint = loaded
-        if loaded.source != self.source.identity:
-            raise PositionLostError(
-                f"the checkpoint of pipeline {name!r} is for {loaded.source}, but the database is"
-                f" {self.source.identity}",
-                mend="point source.dsn at the database that it is for; or begin anew with this one:"
-                " on_lost=resnapshot, or another name or checkpoint",
-            )
+        refuse_foreign(name, loaded, self.source.identity)
         if self._requests:
             self._requests.kept = loaded.tables
         position = await self._newest(loaded.position)
@@ -431,3 +425,14 @@ class Pipeline:
             if self._durable is durable:
                 self._durable = None
             self._saved.set()
+
+
+def refuse_foreign(name: str, checkpoint: Checkpoint, identity: str) -> None:
+    """Raises PositionLostError unless the checkpoint is of the database `identity`."""
+    if checkpoint.source != identity:
+        raise PositionLostError(
+            f"the checkpoint of pipeline {name!r} is for {checkpoint.source}, but the database is"
+            f" {identity}",
+            mend="point source.dsn at the database that it is for; or begin anew with this one:"
+            " on_lost=resnapshot, or another name or checkpoint",
+        )

@@ -59,6 +59,7 @@ class Resolved:
             connector=self.source.offer.name,
             batch_events=max(1, self.pipeline.batch_events // 2),
             batch_bytes=max(1, self.pipeline.batch_bytes // 2),
+            backfill=() if self.pipeline.snapshot == "never" else self.pipeline.snapshot_tables,
         )
 
 

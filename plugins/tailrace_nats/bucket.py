@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import re
 import ssl
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
 import nats.errors
@@ -26,6 +26,8 @@ from tailrace.errors import ConfigError, TransientError
 from tailrace_nats.config import Server
 from tailrace_nats.credentials import check_creds
 from tailrace_nats.wire import SecureClient, Wire
+
+_Found = TypeVar("_Found")
 
 DEFAULT = "tailrace_checkpoints"
 
@@ -118,6 +120,14 @@ class Bucket:
                 mend="name another, which is made as it has to be: checkpoint=nats://…/BUCKET",
             )
 
+    async def made(self) -> bool:
+        """Whether the bucket is there; makes none. Raises ConfigError for a wrong address."""
+        self._address = _address(self._location)
+        try:
+            return await self._connect(self._found) is not None
+        finally:
+            await self.close()
+
     async def close(self) -> None:
         client, self._client, self._kv = self._client, None, None
         if client is None:
@@ -176,17 +186,17 @@ class Bucket:
     async def _connected(self) -> KeyValue:
         async with self._connecting:  # requests are looked for while a position is saved
             if self._kv is None or self._client is None or self._client.is_closed:
-                self._kv = await self._connect()
+                self._kv = await self._connect(self._find)
             return self._kv
 
-    async def _connect(self) -> KeyValue:
-        """On a connection to the first server that takes us."""
+    async def _connect(self, find: Callable[[JetStreamContext], Awaitable[_Found]]) -> _Found:
+        """What `find` gives on a connection to the first server that takes us."""
         errors: list[TransientError] = []
         for server in self._address.servers:
             await self.close()
             try:
                 with self._errors():
-                    return await self._find(await self._connect_to(server))
+                    return await find(await self._connect_to(server))
             except TransientError as error:
                 errors.append(error)
         await self.close()
@@ -201,19 +211,22 @@ class Bucket:
         self._js = client.jetstream(timeout=PATIENCE)
         return self._js
 
-    async def _find(self, js: JetStreamContext) -> KeyValue:
-        address = self._address
+    async def _found(self, js: JetStreamContext) -> KeyValue | None:
         try:
-            return await js.key_value(address.bucket)
+            return await js.key_value(self._address.bucket)
         except nats.js.errors.BucketNotFoundError:
-            wanted = KeyValueConfig(
-                bucket=address.bucket,
-                description="Where Tailrace's pipelines keep their positions",
-                history=1,
-                storage=StorageType.FILE,
-                replicas=address.replicas,
-            )
-            return await js.create_key_value(wanted)
+            return None
+
+    async def _find(self, js: JetStreamContext) -> KeyValue:
+        """The bucket; made if it is missing."""
+        wanted = KeyValueConfig(
+            bucket=self._address.bucket,
+            description="Where Tailrace's pipelines keep their positions",
+            history=1,
+            storage=StorageType.FILE,
+            replicas=self._address.replicas,
+        )
+        return await self._found(js) or await js.create_key_value(wanted)
 
     def _options(self, server: Server) -> dict[str, Any]:
         options: dict[str, Any] = {

@@ -59,6 +59,16 @@ class Connection:
         found = self._client.connected_server_version
         return found.major, found.minor
 
+    @property
+    def encrypted(self) -> bool:
+        """Whether TLS is in use."""
+        return self._wire.about("ssl_object") is not None
+
+    @property
+    def address(self) -> str:
+        """The IP address of the server."""
+        return str(self._wire.about("peername")[0])
+
     async def open(self) -> None:
         """Connect and listen for answers; ConfigError if refused, LostError if out of reach."""
         try:

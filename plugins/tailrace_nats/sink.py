@@ -7,12 +7,13 @@ import ssl
 from itertools import repeat
 from typing import ClassVar
 
-from tailrace.connector import Setup, Sink
+from tailrace.connector import Finding, Setup, Sink
 from tailrace.errors import ConfigError, RejectedError, TailraceError, TransientError
 from tailrace.event import Batch
 from tailrace.formats import Format
 from tailrace_nats import subjects
 from tailrace_nats.answers import LostError, UntakenError
+from tailrace_nats.check import examine
 from tailrace_nats.config import NatsConfig
 from tailrace_nats.connection import Connection
 from tailrace_nats.credentials import check_creds, tls_context
@@ -60,6 +61,9 @@ class NatsSink(Sink):
 
     async def close(self) -> None:
         await self._drop(lost=False)
+
+    async def check(self) -> list[Finding]:
+        return await examine(self.config, self.setup.name)
 
     async def write(self, batch: Batch) -> None:
         outbox = Outbox(self.format.encode(batch.events), self._again)

@@ -53,6 +53,9 @@ class NatsStore(RecordStore):
     async def connect(self) -> None:
         await self._bucket.open()
 
+    async def made(self) -> bool:
+        return await self._bucket.made()
+
     async def close(self) -> None:
         await self._bucket.close()
 

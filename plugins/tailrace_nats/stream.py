@@ -65,21 +65,40 @@ class Streams:
         stream = _stream(found["config"], connection)
         wanted = subjects.shapes(self._subject, self._pipeline)
         if not any(map(stream.takes, wanted)):
+            more = subjects.with_added(stream.subjects, self._cover() or wanted[0])
             raise ConfigError(
                 f"sink.stream: stream {stream.name} takes {', '.join(stream.subjects)}, "
                 f"but events go to {wanted[0]}",
                 mend=f"set sink.subject, or: nats stream edit {stream.name} "
-                f"--subjects '{','.join([*stream.subjects, self._cover() or wanted[0]])}'",
+                f"--subjects '{','.join(more)}'",
             )
         return stream
+
+    async def look(self, connection: Connection) -> dict[str, Any] | None:
+        """What JetStream says of the stream as it is; None if `find` would make it. Makes none.
+
+        Raises ConfigError where there is none and none could be made.
+        """
+        found = await self._ask(connection, "INFO", None)
+        if _code(found) == NOT_FOUND and not self._config.stream:
+            found = await self._one_that_covers(connection) or found
+        if _code(found) != NOT_FOUND:
+            if "error" in found:
+                raise self._failed(found)
+            return found
+        if not self._config.create:
+            raise self._missing()
+        cover = self._to_listen_to()
+        if names := await self._takers(connection, cover):
+            raise self._overlapping(cover, names)
+        return None
 
     async def _one_that_covers(self, connection: Connection) -> dict[str, Any] | None:
         """The stream of another pipeline, say, that takes all our subjects; no second one can."""
         cover = self._cover()
         if cover is None:
             return None
-        answer = await connection.request("$JS.API.STREAM.NAMES", {"subject": cover})
-        names = (answer or {}).get("streams") or []
+        names = await self._takers(connection, cover)
         if len(names) != 1:
             return None
         own, self.name = self.name, names[0]
@@ -91,7 +110,12 @@ class Streams:
         self.name = own
         return None
 
-    async def _make(self, connection: Connection) -> dict[str, Any]:
+    async def _takers(self, connection: Connection, cover: str) -> list[str]:
+        """The streams that take subjects of `cover`."""
+        answer = await connection.request("$JS.API.STREAM.NAMES", {"subject": cover})
+        return (answer or {}).get("streams") or []
+
+    def _to_listen_to(self) -> str:
         cover = self._cover()
         if cover is None:
             raise ConfigError(
@@ -99,6 +123,10 @@ class Streams:
                 "subjects it would take, as its first part varies",
                 mend=f"begin sink.subject with a word of its own, or: nats stream add {self.name}",
             )
+        return cover
+
+    async def _make(self, connection: Connection) -> dict[str, Any]:
+        cover = self._to_listen_to()
         wanted: dict[str, Any] = {
             "name": self.name,
             "subjects": [cover],
@@ -111,12 +139,11 @@ class Streams:
             wanted["allow_batched"] = True
         made = await self._ask(connection, "CREATE", wanted)
         if _code(made) == OVERLAP:
-            raise await self._overlapping(connection, cover)
+            names = await self._takers(connection, cover)
+            raise self._overlapping(cover, names or ["another stream"])
         return made
 
-    async def _overlapping(self, connection: Connection, cover: str) -> ConfigError:
-        answer = await connection.request("$JS.API.STREAM.NAMES", {"subject": cover})
-        names = (answer or {}).get("streams") or ["another stream"]
+    def _overlapping(self, cover: str, names: list[str]) -> ConfigError:
         return ConfigError(
             f"sink.stream: a new stream {self.name} for {cover} would overlap with "
             f"{', '.join(names)}",

@@ -6,6 +6,7 @@ Pure text. A name from a database becomes exactly one part of a subject token, w
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from urllib.parse import unquote_to_bytes
 
 from tailrace.template import Template
@@ -87,6 +88,11 @@ def covers(pattern: str, shape: str) -> bool:
         if a not in ("*", b) or b == ">":
             return False
     return len(left) == len(right)
+
+
+def with_added(taken: Sequence[str], more: str) -> list[str]:
+    """The subjects of a stream that is to take `more` too; they must not overlap."""
+    return [*(pattern for pattern in taken if not covers(more, pattern)), more]
 
 
 def stream_name(pipeline: str) -> str:

@@ -34,6 +34,11 @@ class Wire:
         transport.write(data)
         await transport.drain()
 
+    def about(self, name: str) -> Any:
+        """asyncio's extra information on the transport: ``peername``, ``ssl_object``."""
+        writer = getattr(self._client._transport, "_io_writer", None)
+        return writer.get_extra_info(name) if writer is not None else None
+
     def abort(self) -> None:
         """Close the socket now, and drop what has not been sent."""
         writer = getattr(self._client._transport, "_io_writer", None)

@@ -15,12 +15,21 @@ import psycopg
 from psycopg import AsyncConnection, sql
 
 from tailrace.config import PluginConfig
-from tailrace.connector import BackfillSource, Chunk, Reading, Setup, TableStatus
-from tailrace.errors import ConfigError, PositionLostError, TransientError
+from tailrace.connector import (
+    BackfillSource,
+    Chunk,
+    Finding,
+    Reading,
+    Setup,
+    TableStatus,
+    findings_of,
+)
+from tailrace.errors import ConfigError, PositionLostError, TailraceError, TransientError
 from tailrace.event import Batch, Event, Position
 from tailrace.patterns import Patterns
 from tailrace.schema import TableSchema
 from tailrace_postgres.catalog import Table, Types, decoder_for, fetch, find_slot, user_tables
+from tailrace_postgres.check import Names, examine, place
 from tailrace_postgres.chunks import estimated, one_snapshot, read_chunk
 from tailrace_postgres.config import PostgresConfig
 from tailrace_postgres.connecting import break_off, conninfo, exposure, session
@@ -84,6 +93,15 @@ class PostgresSource(BackfillSource):
         return self._identity
 
     async def open(self) -> None:
+        self._parse()
+        with translated("source.dsn: connecting to PostgreSQL", opening=True):
+            admin = await self._connection()
+            if danger := exposure(admin):
+                log.warning("%s (sslmode=verify-full in source.dsn mends it)", danger)
+            await self._check_server(admin)
+            await self._identify()
+
+    def _parse(self) -> None:
         try:
             self._info = conninfo(self.config.dsn.get_secret_value(), self.setup.name)
         except psycopg.ProgrammingError as error:
@@ -92,12 +110,32 @@ class PostgresSource(BackfillSource):
                 mend="write postgresql://user@host:5432/database or host=… dbname=…; in a URL,"
                 " @ : / and % of the password are %40 %3A %2F and %25",
             ) from error
-        with translated("source.dsn: connecting to PostgreSQL", opening=True):
-            admin = await self._connection()
-            if danger := exposure(admin):
-                log.warning("%s (sslmode=verify-full in source.dsn mends it)", danger)
-            await self._check_server(admin)
-            await self._identify()
+
+    async def check(self) -> list[Finding]:
+        try:
+            self._parse()
+            with translated("source.dsn: connecting to PostgreSQL", opening=True):
+                connection = await self._connection()
+                _check_version(connection)
+            return await examine(connection, self._info, self._names())
+        except TailraceError as error:
+            return findings_of(error, "connection")
+        finally:
+            await self.close()
+
+    def _names(self) -> Names:
+        return Names(
+            self.setup.name,
+            self.slot,
+            self.publication,
+            self._patterns,
+            Patterns(self.setup.backfill) if self.setup.backfill else None,
+            self.config.temporary,
+        )
+
+    async def check_position(self, position: Position) -> Finding:
+        with translated("looking for the slot"):
+            return await place(await self._connection(), self._names(), Place.parse(position))
 
     async def close(self) -> None:
         if self.config.temporary and self._made_publication:
@@ -108,11 +146,7 @@ class PostgresSource(BackfillSource):
                 await connection.close()
 
     async def _check_server(self, admin: AsyncConnection[Any]) -> None:
-        if admin.info.server_version < 140_000:
-            raise ConfigError(
-                f"PostgreSQL {admin.info.server_version // 10_000} is too old",
-                mend="Tailrace reads PostgreSQL 14 and newer",
-            )
+        _check_version(admin)
         [(standby, level)] = await fetch(
             admin, sql.SQL("SELECT pg_is_in_recovery(), current_setting('wal_level')")
         )
@@ -344,3 +378,11 @@ class PostgresSource(BackfillSource):
     async def reset(self) -> None:
         with translated(f"dropping replication slot {self.slot!r}"):
             await drop_slot(await self._connection(), self.slot)
+
+
+def _check_version(admin: AsyncConnection[Any]) -> None:
+    if admin.info.server_version < 140_000:
+        raise ConfigError(
+            f"PostgreSQL {admin.info.server_version // 10_000} is too old",
+            mend="Tailrace reads PostgreSQL 14 and newer",
+        )

@@ -77,6 +77,17 @@ class PostgresStore(RecordStore):
         self._read_location()
         await self._make_ready()
 
+    async def made(self) -> bool:
+        self._read_location()
+        try:
+            connection = await self._connected()
+            if not await self._missing(connection):
+                return True
+            await self._make_tables(connection, kept=False)  # only to see that it can be done
+            return False
+        finally:
+            await self.close()
+
     async def close(self) -> None:
         if self._connection is not None:
             await self._connection.close()
@@ -131,9 +142,7 @@ class PostgresStore(RecordStore):
     async def _make_ready(self) -> None:
         """Make the tables if they are missing; see that they may be read and written."""
         connection = await self._connected()
-        self._names["role"] = sql.Identifier(connection.info.user)
-        [(missing,)] = await (await self._run(_MISSING)).fetchall()
-        if missing:
+        if await self._missing(connection):
             await self._make_tables(connection)
         [(allowed,)] = await (await self._run(_ALLOWED)).fetchall()
         if not allowed:
@@ -142,9 +151,15 @@ class PostgresStore(RecordStore):
                 mend=f"let their owner run: {self._filled(_GRANT).as_string()}",
             )
 
-    async def _make_tables(self, connection: AsyncConnection[Any]) -> None:
+    async def _missing(self, connection: AsyncConnection[Any]) -> bool:
+        self._names["role"] = sql.Identifier(connection.info.user)
+        [(missing,)] = await (await self._run(_MISSING)).fetchall()
+        return bool(missing)
+
+    async def _make_tables(self, connection: AsyncConnection[Any], *, kept: bool = True) -> None:
+        """Unless they are to be `kept`, they are gone again on return."""
         try:
-            async with connection.transaction():
+            async with connection.transaction(force_rollback=not kept):
                 await connection.execute("SELECT pg_advisory_xact_lock(hashtext('tailrace'))")
                 await connection.execute(self._filled(_TABLES))
         except psycopg.Error as error:

@@ -103,16 +103,17 @@ async def ensure_slot(
     slot = None if temporary else await find_slot(connection, name)
     if slot is None and (after is None or temporary):
         return await _create_slot(replication, name, temporary=temporary)
+    return check_slot(slot, name, after)
+
+
+def check_slot(slot: Slot | None, name: str, after: Place | None) -> Place:
+    """Where a stream from the slot begins; raises as `ensure_slot` does."""
     if slot is None:
         raise PositionLostError(
             f"replication slot {name!r} is gone; what was written since {_text(after)} is lost",
             mend="bring the slot back by promoting a server that has it, or delete the checkpoint"
             " (cdc checkpoint show tells which) and start again with snapshot=initial",
         )
-    return _check(slot, name, after)
-
-
-def _check(slot: Slot, name: str, after: Place | None) -> Place:
     if slot.plugin != "pgoutput":
         raise ConfigError(
             f"source.slot: slot {name!r} is for the plugin {slot.plugin}, not for pgoutput",

@@ -12,11 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nats.js.api import KeyValueConfig, StorageType
 
+from findings import the
 from jetstream import client
 from servers.proxy import Proxy
 from storecontract import FIRST, ORDERS, Opener, RecordContract, claim_first, load, moved, run
 from tailrace.checkpoint import Checkpoint
 from tailrace.errors import CheckpointError, ConfigError, FencedError, TransientError
+from tailrace_demo.processes import free_port
 from tailrace_demo.servers import Nats
 from tailrace_nats import bucket
 from tailrace_nats.store import NatsStore, key_of, name_of
@@ -313,3 +315,8 @@ def test_a_bucket_removed_while_in_use_is_no_fresh_start(nats: Nats) -> None:
                 await store.save("orders", mine)
 
     run(main())
+
+
+def test_a_check_of_a_server_that_is_out_of_reach(nats: Nats) -> None:
+    lost = the("error", "store", run(at(f"nats://127.0.0.1:{free_port()}").check()))
+    assert lost.mend == "check host and port, and that the server runs"

@@ -9,7 +9,9 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 
+from findings import said, the
 from pipelines import sql
+from postgres.checking import a_role, as_role
 from servers.proxy import Proxy
 from storecontract import FIRST, ORDERS, Opener, RecordContract, asked, claim_first, load, moved
 from storecontract import run as run_
@@ -31,10 +33,6 @@ def at(dsn: str, parameters: str = "") -> PostgresStore:
 def through(dsn: str, port: int) -> PostgresStore:
     host = urlsplit(dsn).netloc
     return at(dsn.replace(host, f"postgres@127.0.0.1:{port}"))
-
-
-def as_role(dsn: str, role: str) -> str:
-    return dsn.replace("postgres@", f"{role}@")
 
 
 class TestPostgres(RecordContract):
@@ -315,3 +313,14 @@ def test_a_row_that_somebody_locks_is_given_up(database: str) -> None:
             await store.save("orders", mine)
 
     run_(main())
+
+
+def test_a_check_says_who_may_not_make_the_tables(database: str) -> None:
+    with a_role(database, options="") as role:
+        store = at(as_role(database, role))
+        refused = the("error", "store", run_(store.check()))
+        assert "the role may not make them" in refused.text
+        assert "tailrace_checkpoint" in str(refused.mend)
+        for statement in str(refused.mend).partition("run: ")[2].split("; "):
+            sql(database, statement)
+        assert said("store", run_(store.check())) == "can be read and written"

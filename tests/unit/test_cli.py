@@ -76,7 +76,17 @@ print([name for name in {HEAVY!r} if name in sys.modules], status)
 
 
 @pytest.mark.parametrize(
-    "verb", ["run", "tail", "plugins", "describe", "demo", "checkpoint show", "config show"]
+    "verb",
+    [
+        "run",
+        "tail",
+        "check",
+        "plugins",
+        "describe",
+        "demo",
+        "checkpoint show",
+        "config show",
+    ],
 )
 def test_every_verb_explains_itself_with_an_example(cwd: Path, verb: str) -> None:
     done = cdc(cwd, *verb.split(), "--help")

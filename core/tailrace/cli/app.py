@@ -111,6 +111,33 @@ def backfill(
 
 
 @cdc.command()
+@configured
+@as_json
+@shared
+@pass_options
+def check(
+    options: Options,
+    arguments: tuple[str, ...],
+    config: Path | None,
+    pipelines: tuple[str, ...],
+    as_json: bool,
+) -> int:
+    """Find what will bite, and say how to mend it.
+
+    Looks at the source, the sink and the checkpoint of every pipeline, and changes nothing. Takes
+    what cdc run takes. Exits 2 if something keeps a pipeline from running.
+
+    \b
+    cdc check source=postgres sink=nats \\
+        source.dsn=postgresql://user@host/db sink.url=nats://127.0.0.1:4222
+    cdc check --config cdc.toml --json
+    """
+    from tailrace.cli import checking
+
+    return checking.check(Given(arguments, config, pipelines), options, as_json=as_json)
+
+
+@cdc.command()
 @as_json
 @shared
 def plugins(as_json: bool) -> None:

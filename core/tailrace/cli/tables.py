@@ -15,11 +15,12 @@ def columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """`rows` below `head`; on a terminal the last column wraps, in a pipe it never does."""
     lines = [tuple(head), *map(tuple, rows)]
     widths = [max(len(line[i]) for line in lines) + _GAP for i in range(len(head) - 1)]
-    room = max(_LAST, _width() - sum(widths))
+    room = max(_LAST, width() - sum(widths))
     return "\n".join(_line(line, widths, room) for line in lines)
 
 
-def _width() -> int:
+def width() -> int:
+    """Columns of the terminal; as good as no limit in a pipe."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else 1_000_000
 
 

@@ -6,6 +6,8 @@ import asyncio
 import fcntl
 import logging
 import os
+import shlex
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,14 +15,17 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from tailrace.config import PluginConfig
-from tailrace.connector import Setup, Sink
+from tailrace.connector import Finding, Setup, Sink
 from tailrace.errors import ConfigError, TransientError
 from tailrace.event import Batch
+from tailrace.findings import room
 from tailrace.formats import Format
 
 logger = logging.getLogger(__name__)
 
 BLOCK = 64 << 10
+
+_MEND = "Name a file of this pipeline's own in a folder that exists and may be written."
 
 
 class FileConfig(PluginConfig):
@@ -46,6 +51,9 @@ class FileSink(Sink):
     async def open(self) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="tailrace-file")
         await self._run(self._log.open)
+
+    async def check(self) -> list[Finding]:
+        return await asyncio.to_thread(lambda: list(_examine(self.config)))
 
     async def write(self, batch: Batch) -> None:
         if lines := self.format.lines(batch.events):
@@ -152,10 +160,7 @@ class _Log:
             _sync_folder(self._path.parent)
 
     def _not_usable(self, fault: str) -> ConfigError:
-        return ConfigError(
-            f"sink.path: {self._path} cannot be used: {fault}",
-            mend="Name a file of this pipeline's own in a folder that exists and may be written.",
-        )
+        return ConfigError(f"sink.path: {self._path} cannot be used: {fault}", mend=_MEND)
 
 
 def _end_of_last_line(fd: int, size: int) -> int:
@@ -175,3 +180,49 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def _examine(config: FileConfig) -> Iterator[Finding]:
+    """What a start would meet with, and what may come later; makes no file."""
+    path, folder = config.path, config.path.absolute().parent
+    if not folder.is_dir():
+        mend = f"mkdir -p {shlex.quote(str(folder))}"
+        yield Finding("error", "path", f"there is no folder {folder}", mend)
+        return
+    if os.path.lexists(path):
+        yield _file(path)
+    elif os.access(folder, os.W_OK | os.X_OK):
+        yield Finding("ok", "path", f"{path} is made at the first start")
+    else:
+        yield _refused(folder)
+    yield room(folder)
+    if not config.fsync:
+        text = "off: a power cut loses events that count as delivered"
+        yield Finding("warning", "fsync", text, "sink.fsync=true")
+
+
+def _file(path: Path) -> Finding:
+    if not path.is_file():
+        return Finding("error", "path", f"{path} is not a regular file", _MEND)
+    if not os.access(path, os.R_OK | os.W_OK):
+        return _refused(path)
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        # Shared, so that two who look are not in each other's way; given back at once.
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        size = os.fstat(fd).st_size
+        rest = size - _end_of_last_line(fd, size)
+    except BlockingIOError:
+        text = f"{path} is being written: a second pipeline is refused"
+        return Finding("warning", "path", text, f"fuser -v {shlex.quote(str(path))}")
+    finally:
+        os.close(fd)
+    if rest:
+        text = f"{path} does not end with a whole line: a start cuts its last {rest} bytes"
+        return Finding("warning", "path", text, f"tail -c {rest} {shlex.quote(str(path))}")
+    return Finding("ok", "path", f"{path} can be written")
+
+
+def _refused(path: Path) -> Finding:
+    text = f"{path} may not be written by the user that runs this"
+    return Finding("error", "path", text, f"chown $(id -un) {shlex.quote(str(path))}")

@@ -12,7 +12,7 @@ from queue import SimpleQueue
 from typing import Any, ClassVar
 
 from tailrace.config import PluginConfig
-from tailrace.connector import Setup, Sink
+from tailrace.connector import Finding, Setup, Sink
 from tailrace.errors import ConfigError, PermanentError, TransientError
 from tailrace.event import Batch
 from tailrace.formats import Format
@@ -47,6 +47,15 @@ class StdoutSink(Sink):
                 "sink: stdout cannot be written: standard output is closed",
                 mend="Start the command with its standard output open, or use sink=file.",
             ) from error
+
+    async def check(self) -> list[Finding]:
+        found = await super().check()
+        if found[0].level == "error":
+            return found
+        text = (
+            "an event counts as delivered once it is handed over; what becomes of it is not known"
+        )
+        return [Finding("ok", "stdout", text)]
 
     async def write(self, batch: Batch) -> None:
         lines = self.format.lines(batch.events)

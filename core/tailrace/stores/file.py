@@ -6,6 +6,7 @@ given, ``<name>.requests`` with the backfills asked for, and for a moment ``<nam
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import os
 import re
@@ -18,7 +19,9 @@ import msgspec
 from msgspec.structs import replace
 
 from tailrace.checkpoint import BackfillRequest, Checkpoint
+from tailrace.connector import Finding
 from tailrace.errors import CheckpointError, ConfigError, TransientError
+from tailrace.findings import room
 from tailrace.stores import fence
 from tailrace.stores.encoding import (
     damaged,
@@ -59,6 +62,12 @@ class FileStore(ThreadedStore):
             raise self._not_usable("it is not a folder", "Name a folder: checkpoint=file:FOLDER.")
         if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
             raise self._not_usable("it may not be written", "Grant this user the right to it.")
+
+    async def check(self) -> list[Finding]:
+        found = await super().check()
+        if found[0].level == "ok":
+            found.append(await asyncio.to_thread(room, self._folder))
+        return found
 
     def _close(self) -> None:
         pass

@@ -5,6 +5,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from tailrace.checkpoint import BackfillRequest, Checkpoint, CheckpointStore
+from tailrace.connector import Finding
 from tailrace.stores import fence
 
 
@@ -16,6 +17,10 @@ class MemoryStore(CheckpointStore):
         self._kept: dict[str, Checkpoint] = {}
         self._epochs: dict[str, int] = {}
         self._requests: dict[str, dict[str, BackfillRequest]] = {}
+
+    async def check(self) -> list[Finding]:
+        text = "kept in the process: a restart begins anew, with a backfill of every table"
+        return [Finding("warning", "store", text, "checkpoint=sqlite:PATH")]
 
     async def load(self, name: str) -> Checkpoint | None:
         return self._kept.get(name)

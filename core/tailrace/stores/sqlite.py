@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sqlite3
 import time
@@ -13,7 +14,9 @@ from typing import Any
 from msgspec.structs import replace
 
 from tailrace.checkpoint import BackfillRequest, Checkpoint
+from tailrace.connector import Finding
 from tailrace.errors import CheckpointError, ConfigError, TailraceError, TransientError
+from tailrace.findings import room
 from tailrace.stores import fence
 from tailrace.stores.encoding import (
     damaged,
@@ -85,6 +88,15 @@ class SqliteStore(ThreadedStore):
             self._enter_wal()
             self._check_integrity()
         self._inode = os.stat(self.location).st_ino
+
+    async def made(self) -> bool:
+        return not await asyncio.to_thread(_is_fresh, self.location)
+
+    async def check(self) -> list[Finding]:
+        found = await super().check()
+        if found[0].level == "ok":
+            found.append(await asyncio.to_thread(room, _folder(self.location)))
+        return found
 
     def _close(self) -> None:
         if self._db is not None:
@@ -279,6 +291,21 @@ def _check_path(path: str) -> bool:
     if 0 < size < SMALLEST:
         raise damaged(f"sqlite:{path}", "the file is cut off, or no database")
     return False
+
+
+def _is_fresh(path: str) -> bool:
+    """Whether opening it would make it. Raises ConfigError if that could not be."""
+    if not _check_path(path):
+        return os.path.getsize(path) == 0
+    folder = _folder(path)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        fault = "may not be written" if folder.exists() else "does not exist"
+        raise _not_usable(path, f"its folder {fault}")
+    return True
+
+
+def _folder(path: str) -> Path:
+    return Path(path).absolute().parent
 
 
 def _connect(path: str) -> sqlite3.Connection:
