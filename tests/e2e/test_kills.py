@@ -23,9 +23,8 @@ from tailrace_demo.servers import Nats, Postgres
 Make = Callable[..., Cdc]
 Tell = Callable[[str, object], None]
 BATCH = 500
-CHUNK = 25
-"""So small that the backfill lasts over most of the kills."""
-LIMITS = (f"batch.events={BATCH}", f"snapshot.chunk={CHUNK}")
+SLOW = "snapshot.chunk=10"
+"""So that the backfill lasts over most of the kills."""
 LONGEST = 0.6
 UNREACHABLE = 2
 """The exit status where the far end refuses at the start."""
@@ -141,10 +140,11 @@ def test_kill_9_at_random_points_with_nats(
     history.create()
     ways = [proxy(postgres.port), proxy(nats.port)]
     dsn = database.replace(f":{postgres.port}/", f":{ways[0].port}/")
-    pipeline = cdc("sink=nats", f"sink.url=nats://127.0.0.1:{ways[1].port}", *LIMITS, dsn=dsn)
-    killer = Killer(pipeline, history, ways if spoiled else ())
+    url = f"sink.url=nats://127.0.0.1:{ways[1].port}"
+    keys = ("sink=nats", url, f"batch.events={BATCH}")
+    killer = Killer(cdc(*keys, SLOW, dsn=dsn), history, ways if spoiled else ())
     killer.kill(kills)
-    pipeline.once(300)
+    cdc(*keys, dsn=dsn).once(300)
     seen = asyncio.run(in_stream(nats.url, "orders"))
     history.truth().check(seen, repeats=kills * BATCH)
     record_property("told", killer.told(seen))
@@ -161,11 +161,10 @@ def test_kill_9_at_random_points_with_a_file(
     history = History(database, seed=seed, rows=20_000, pace=0.05)
     history.create()
     (tmp_path / "file").mkdir()
-    keys = (f"checkpoint={store}:{tmp_path / store}", f"sink.path={out}")
-    pipeline = cdc("sink=file", *keys, *LIMITS)
-    killer = Killer(pipeline, history)
+    keys = ("sink=file", f"checkpoint={store}:{tmp_path / store}", f"sink.path={out}")
+    killer = Killer(cdc(*keys, f"batch.events={BATCH}", SLOW), history)
     killer.kill(kills)
-    pipeline.once(300)
+    cdc(*keys).once(300)
     seen = in_file(out)
     history.truth().check(seen, repeats=kills * BATCH)
     record_property("told", killer.told(seen))

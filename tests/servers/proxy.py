@@ -115,7 +115,8 @@ class Proxy:
             for writer in writers:
                 if reset:
                     raw: socket.socket = writer.get_extra_info("socket")
-                    raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+                    with suppress(OSError):  # it may have been closed just now
+                        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
                 writer.transport.abort()
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
