@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Self
 
 import psycopg
+import pytest
 
 PATIENCE = 60.0
 
@@ -24,6 +25,9 @@ def until(condition: Callable[[], object], what: str, patience: float = PATIENCE
     while not condition():
         assert time.monotonic() < deadline, f"waited in vain: {what}"
         time.sleep(0.02)
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
 
 
 class Cdc:
@@ -52,6 +56,16 @@ class Cdc:
     @property
     def running(self) -> bool:
         return self._process is not None and self._process.poll() is None
+
+    @property
+    def peak(self) -> int:
+        """The most memory that this run has had, in bytes; 0 once it has ended. Needs /proc."""
+        try:
+            status = Path(f"/proc/{self.process.pid}/status").read_text()
+        except OSError:
+            return 0
+        found = re.search(r"VmHWM:\s+(\d+) kB", status)
+        return int(found[1]) * 1024 if found else 0
 
     @property
     def said(self) -> str:

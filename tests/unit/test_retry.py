@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 
 import pytest
 
@@ -90,3 +91,45 @@ def test_another_error_is_said_at_once(
         asyncio.run(failures())
     said = [record.getMessage() for record in caplog.records]
     assert said == ["sink: down; trying again", "sink: no right; trying again"]
+
+
+class Clock:
+    """Time that passes only while somebody sleeps; the waits that were made."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        self.waits: list[float] = []
+        monkeypatch.setattr("tailrace.retry.time.monotonic", lambda: self.now)
+        monkeypatch.setattr("tailrace.retry.asyncio.sleep", self.sleep)
+
+    async def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        self.waits.append(seconds)
+
+
+def test_c21_a_day_of_errors_is_waited_out_and_not_hammered_at(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Attempts are counted over a simulated clock: bounded, jittered, capped, and said quietly."""
+    random.seed(21)
+    clock, day = Clock(monkeypatch), 86_400.0
+    retry = Retry("source")
+
+    async def action() -> str:
+        if clock.now < day:
+            raise TransientError("down")
+        return "done"
+
+    assert run(retry, action) == "done"
+    waits = clock.waits
+    attempts = len(waits)
+    assert retry.total == attempts
+    # Evenly drawn below a cap of 30 s a wait is 15 s long on the average.
+    assert day / 20 < attempts < day / 12
+    assert max(waits) <= 30
+    assert clock.now < day + 30, "it works again within one wait of the mending"
+    assert sum(waits[:9]) < 60, "what is mended soon is noticed soon"
+    assert len(set(waits)) > 0.9 * attempts, "many that fail at once must not come back at once"
+    assert 15 < sum(waits[-1000:]) / 1000 * 1.2 < 21
+    warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert day / 120 < len(warnings) <= day / 60 + 1
