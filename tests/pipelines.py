@@ -60,6 +60,10 @@ class Run:
         """Wait for `condition`; raises what ended the pipeline if it comes to an end before."""
         await eventually(condition, seconds, self.task)
 
+    async def streaming(self) -> None:
+        """Wait until the stream stands: what is committed from now on is delivered."""
+        await self.until(lambda: self.pipeline.stats.position)
+
     async def until_events(self, count: int) -> list[Event]:
         await self.until(lambda: len(self.events) >= count)
         return self.events

@@ -16,11 +16,12 @@ from tailrace.connector import Chunk, Reading
 from tailrace.event import Transaction
 from tailrace.row import Change
 from tailrace.schema import TableSchema
-from tailrace_postgres.catalog import FIRST_USER_OID, IN_FULL, Table, fetch, one_table
+from tailrace_postgres.catalog import FIRST_USER_OID, IN_FULL, fetch
 from tailrace_postgres.changes import CopiedRow
 from tailrace_postgres.copying import copied
 from tailrace_postgres.decoder import Decoder, unescape
 from tailrace_postgres.errors import translated
+from tailrace_postgres.tables import Table
 
 log = logging.getLogger("tailrace.postgres")
 
@@ -28,6 +29,7 @@ _XID = 1 << 32
 _PATIENCE = 10.0
 
 
+Find = Callable[[AsyncConnection[Any], tuple[str, ...]], Awaitable[Table | None]]
 Describe = Callable[[Table], Awaitable[Decoder]]
 
 
@@ -38,6 +40,7 @@ async def read_chunk(
     where: str | None,
     limits: tuple[int, int],
     delivered: deque[int],
+    find: Find,
     describe: Describe,
 ) -> Chunk:
     """The rows after `after_key`, up to `limits`: rows, and about so many bytes.
@@ -56,12 +59,12 @@ async def read_chunk(
             [(snapshot,)] = await fetch(connection, sql.SQL("SELECT pg_current_snapshot()::text"))
             unseen = _unseen(snapshot, delivered)
             if unseen is None:
-                table = await one_table(connection, *path)
+                table = await find(connection, path)
                 if table is None:
                     return Chunk((), None)
                 decoder = await describe(table)
                 await _find_operators(connection, table, decoder.table.key)
-                return await _copy(connection, decoder, where, after_key, limits)
+                return await _copy(connection, table, decoder, where, after_key, limits)
         if waited == _PATIENCE:
             log.warning(
                 "the backfill of %s waits for transaction %d, which is in the log but not yet"
@@ -74,14 +77,14 @@ async def read_chunk(
 
 
 async def _locked(connection: AsyncConnection[Any], path: tuple[str, ...]) -> bool:
-    """Whether the table is there; it keeps its shape until the transaction ends.
+    """Whether the table is there; it, partitions too, keeps its shape until the transaction ends.
 
     What reads a table takes the same lock, but it must be held before the snapshot is taken: to
     an older snapshot a table that ALTER TABLE has rewritten looks empty (manual, 13.6).
     """
     try:
         await connection.execute(
-            sql.SQL("LOCK TABLE ONLY {} IN ACCESS SHARE MODE").format(sql.Identifier(*path))
+            sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(sql.Identifier(*path))
         )
     except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
         return False
@@ -105,19 +108,21 @@ def _before(xid: int, horizon: int) -> bool:
 
 
 def _query(
-    decoder: Decoder, where: str | None, after_key: tuple[str, ...] | None = None, limit: int = 0
+    table: Table,
+    decoder: Decoder,
+    where: str | None,
+    after_key: tuple[str, ...] | None = None,
+    limit: int = 0,
 ) -> sql.Composed:
-    table = decoder.table
-    key = sql.SQL(", ").join(sql.Identifier(name) for name in table.key)
-    columns = sql.SQL(", ").join(sql.Identifier(column.name) for column in table.columns)
+    key = sql.SQL(", ").join(sql.Identifier(name) for name in decoder.table.key)
+    columns = sql.SQL(", ").join(sql.Identifier(column.name) for column in decoder.table.columns)
     conditions: list[sql.Composable] = [IN_FULL]
-    if where:
-        conditions.append(condition_of(where))
+    conditions += [condition_of(given) for given in (table.where, where) if given]
     if after_key is not None:
         values = sql.SQL(", ").join(sql.Literal(text) for text in after_key)
         conditions.append(sql.SQL("({}) > ({})").format(key, values))
-    query = sql.SQL("SELECT {} FROM ONLY {} WHERE {}").format(
-        columns, sql.Identifier(*table.path), sql.SQL(" AND ").join(conditions)
+    query = sql.SQL("SELECT {} FROM {} WHERE {}").format(
+        columns, table.reference, sql.SQL(" AND ").join(conditions)
     )
     if limit:
         query += sql.SQL(" ORDER BY {} LIMIT {}").format(key, sql.Literal(limit))
@@ -149,12 +154,13 @@ async def _find_operators(
 
 
 def condition_of(where: str) -> sql.Composable:
-    """The user's condition for a query, on lines of its own: it may end with a comment."""
+    """A condition of the user's for a query, on lines of its own: it may end with a comment."""
     return sql.SQL("(\n{}\n)").format(sql.SQL(where))
 
 
 async def _copy(
     connection: AsyncConnection[Any],
+    table: Table,
     decoder: Decoder,
     where: str | None,
     after_key: tuple[str, ...] | None,
@@ -164,7 +170,8 @@ async def _copy(
     rows: list[Change] = []
     size = 0
     line = b""
-    async with aclosing(copied(connection, _query(decoder, where, after_key, limit))) as blocks:
+    query = _query(table, decoder, where, after_key, limit)
+    async with aclosing(copied(connection, query)) as blocks:
         async for lines in blocks:
             for line in lines:
                 rows.append(CopiedRow(decoder, line))
@@ -189,8 +196,11 @@ class OneSnapshot(Reading):
     A transaction of the stream is in it or not by its id, so no position need be known.
     """
 
-    def __init__(self, connection: AsyncConnection[Any], snapshot: str, describe: Describe) -> None:
+    def __init__(
+        self, connection: AsyncConnection[Any], snapshot: str, find: Find, describe: Describe
+    ) -> None:
         self._connection = connection
+        self._find = find
         self._describe = describe
         low, high, running = snapshot.split(":")
         self._xmin, self._xmax = int(low), int(high)
@@ -205,12 +215,13 @@ class OneSnapshot(Reading):
         self, table: TableSchema, where: str | None, limit: int
     ) -> AsyncGenerator[Chunk, None]:
         with translated(f"reading {table.label} for the backfill"):
-            found = await one_table(self._connection, *table.path)
+            found = await self._find(self._connection, table.path)
             if found is None:
                 return
             decoder = await self._describe(found)
             await self._connection.execute("SET LOCAL search_path TO DEFAULT")  # undoes IN_FULL
-            async with aclosing(copied(self._connection, _query(decoder, where))) as blocks:
+            query = _query(found, decoder, where)
+            async with aclosing(copied(self._connection, query)) as blocks:
                 async for lines in blocks:
                     for low in range(0, len(lines), limit):
                         part = lines[low : low + limit]
@@ -220,7 +231,10 @@ class OneSnapshot(Reading):
 
 @asynccontextmanager
 async def one_snapshot(
-    connection: AsyncConnection[Any], paths: Sequence[tuple[str, ...]], describe: Describe
+    connection: AsyncConnection[Any],
+    paths: Sequence[tuple[str, ...]],
+    find: Find,
+    describe: Describe,
 ) -> AsyncGenerator[OneSnapshot, None]:
     """All rows of the tables at `paths` as of now; the connection is closed at the end."""
     try:
@@ -229,18 +243,18 @@ async def one_snapshot(
         for path in paths:
             await _locked(connection, path)
         [(snapshot,)] = await fetch(connection, sql.SQL("SELECT pg_current_snapshot()::text"))
-        yield OneSnapshot(connection, snapshot, describe)
+        yield OneSnapshot(connection, snapshot, find, describe)
     finally:
         await connection.close()
 
 
-async def estimated(connection: AsyncConnection[Any], path: tuple[str, ...], where: str) -> int:
+async def estimated(connection: AsyncConnection[Any], table: Table, where: str) -> int:
     """The planner's word on how many rows fulfil `where`.
 
     Raises psycopg.Error for a condition that is none. Prepared, so that it is one statement.
     """
-    query = sql.SQL("EXPLAIN (FORMAT JSON) SELECT FROM ONLY {} WHERE {}").format(
-        sql.Identifier(*path), condition_of(where)
+    query = sql.SQL("EXPLAIN (FORMAT JSON) SELECT FROM {} WHERE {}").format(
+        table.reference, condition_of(where)
     )
     cursor = await connection.execute(query, prepare=True)
     [(plans,)] = await cursor.fetchall()

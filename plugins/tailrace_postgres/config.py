@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field, SecretStr, field_validator
+from typing import Literal, Self
+
+from pydantic import Field, SecretStr, field_validator, model_validator
 
 from tailrace.config import Names, PluginConfig
 from tailrace.patterns import Patterns
@@ -34,6 +36,20 @@ class PostgresConfig(PluginConfig):
         description="Publication; made if it is missing",
         json_schema_extra={"default_text": "after the pipeline"},
     )
+    create: bool = Field(
+        True, description="Make and change publication and slot; false: they are made by hand"
+    )
+    partitions: Literal["leaf", "root"] | None = Field(
+        None,
+        description="A partitioned table's changes are those of its partitions (leaf) or its own",
+        json_schema_extra={"default_text": "as the publication says; leaf"},
+    )
+    messages: bool = Field(
+        False, description="Deliver what pg_logical_emit_message writes, as op m"
+    )
+    failover: bool = Field(
+        False, description="Have standbys keep a copy of the slot (PostgreSQL 17)"
+    )
     temporary: bool = Field(
         False, description="Use a slot that goes away with the connection: nothing is kept"
     )
@@ -45,3 +61,9 @@ class PostgresConfig(PluginConfig):
             raise ValueError("names no table; leave it out to capture all")
         Patterns(value)
         return value
+
+    @model_validator(mode="after")
+    def _kept(self) -> Self:
+        if self.failover and self.temporary:
+            raise ValueError("source.failover: a temporary slot cannot be kept by standbys")
+        return self

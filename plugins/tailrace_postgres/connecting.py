@@ -28,10 +28,12 @@ PINNED = {
     "lc_monetary": "C",
     "xmlbinary": "base64",
     "quote_all_identifiers": "off",
+    "client_min_messages": "notice",
     "row_security": "off",
 }
 """What decides how the server prints values, so that stream and backfill agree. Where row security
-would hide rows from the backfill, reading is an error instead."""
+would hide rows from the backfill, reading is an error instead. And that a warning of a gap in the
+stream is sent (`replication.Link.unpublished`)."""
 
 _DEFAULTS = {
     "connect_timeout": "10",

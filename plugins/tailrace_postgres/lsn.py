@@ -2,7 +2,8 @@
 
 A position is ``LSN`` or ``LSN:n``: every transaction whose commit record lies before LSN is
 delivered, and of the one that commits at LSN the first n events. It is compared as a pair of
-integers; only commit LSNs are ordered (an LSN inside a transaction says nothing).
+integers; only commit LSNs are ordered (an LSN inside a transaction says nothing). ``@t`` at its
+end names the timeline on which it was read, where that is known; it has no part in the order.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import NamedTuple
 from tailrace.errors import CheckpointError
 from tailrace.event import Position
 
-_POSITION = re.compile(r"([0-9A-F]{1,8})/([0-9A-F]{1,8})(?::([0-9]+))?")
+_POSITION = re.compile(r"([0-9A-F]{1,8})/([0-9A-F]{1,8})(?::([0-9]+))?(?:@([0-9]+))?")
 _PAGE = 8192
 _PAGE_HEADERS = (24, 40)
 
@@ -34,9 +35,11 @@ class Place(NamedTuple):
     lsn: int
     done: int = 0
 
-    def position(self) -> Position:
+    def position(self, timeline: int | None = None) -> Position:
         text = lsn_text(self.lsn)
-        return Position(f"{text}:{self.done}" if self.done else text)
+        if self.done:
+            text = f"{text}:{self.done}"
+        return Position(f"{text}@{timeline}" if timeline else text)
 
     @classmethod
     def parse(cls, position: Position) -> Place:
@@ -47,8 +50,13 @@ class Place(NamedTuple):
                 f"{position!r} is not a PostgreSQL position",
                 mend="a position reads 16/B374D848 or 16/B374D848:3; restore the checkpoint",
             )
-        high, low, done = match.groups()
+        high, low, done, _ = match.groups()
         return cls(int(high, 16) << 32 | int(low, 16), int(done or 0))
+
+
+def timeline_of(position: Position) -> int | None:
+    _, _, timeline = position.partition("@")
+    return int(timeline) if timeline else None
 
 
 def record_end(insert_lsn: int) -> int:

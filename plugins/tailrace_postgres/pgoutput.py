@@ -20,8 +20,10 @@ POSTGRES_EPOCH = 946_684_800_000_000
 _BEGIN = struct.Struct("!QqI")
 _COMMIT = struct.Struct("!BQQq")
 _KEEPALIVE = struct.Struct("!xQqB")
+_SENT = struct.Struct("!q")
 _STATUS = struct.Struct("!cQQQqB")
 _RELATION_COLUMN = struct.Struct("!Ii")
+_MESSAGE = struct.Struct("!BQ")
 
 
 class Begin(NamedTuple):
@@ -61,6 +63,15 @@ class Truncate(NamedTuple):
     relids: tuple[int, ...]
     cascade: bool
     restart_identity: bool
+
+
+class Message(NamedTuple):
+    """What pg_logical_emit_message wrote; `end` is where the next record begins."""
+
+    transactional: bool
+    end: int
+    prefix: str
+    content: bytes
 
 
 class Keepalive(NamedTuple):
@@ -107,6 +118,22 @@ def truncate(message: bytes) -> Truncate:
     count, options = _unpack(struct.Struct("!IB"), message, HEADER + 1)
     relids = _unpack(struct.Struct(f"!{count}I"), message, HEADER + 6)
     return Truncate(relids, bool(options & 1), bool(options & 2))
+
+
+def logical_message(message: bytes) -> Message:
+    """A prefix that is no UTF-8 (the database's encoding is SQL_ASCII) is escaped."""
+    flags, end = _unpack(_MESSAGE, message, HEADER + 1)
+    start = HEADER + 1 + _MESSAGE.size
+    prefix, zero, rest = message[start:].partition(b"\0")
+    if not zero or len(rest) < 4 or len(rest) - 4 != int.from_bytes(rest[:4], "big"):
+        raise MalformedMessageError("a logical message is cut off")
+    return Message(bool(flags & 1), end, prefix.decode(errors="backslashreplace"), rest[4:])
+
+
+def sent(message: bytes) -> int:
+    """When the server sent an XLogData message, by its own clock, in microseconds since 1970."""
+    (ts,) = _unpack(_SENT, message, 17)
+    return ts + POSTGRES_EPOCH
 
 
 def status(received: int, flushed: int, ts: int, *, reply: bool) -> bytes:

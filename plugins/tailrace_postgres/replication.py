@@ -14,7 +14,7 @@ from typing import Any
 import psycopg
 from psycopg import pq, sql
 from psycopg.abc import Query
-from psycopg.errors import error_from_result
+from psycopg.errors import Diagnostic, error_from_result
 
 from tailrace.errors import TailraceError, TransientError
 from tailrace_postgres import pgoutput
@@ -28,11 +28,16 @@ _NAP = 0.0003
 
 
 class Link:
-    """One running START_REPLICATION. `received` is kept by the reader; `flushed` by `release`."""
+    """One running START_REPLICATION. `received` is kept by the reader; `flushed` by `release`.
+
+    `unpublished` is set when the server came to changes that were written while there was no such
+    publication, and left them out (PostgreSQL 18; older ones end the stream).
+    """
 
     def __init__(self, connection: psycopg.AsyncConnection[Any], flushed: int) -> None:
         self.flushed = flushed
         self.received = 0
+        self.unpublished = False
         self._connection = connection
         self._pgconn: pq.abc.PGconn = connection.pgconn
         self._keeper: asyncio.Task[None] | None = None
@@ -45,8 +50,10 @@ class Link:
         """Begin to stream at `lsn`. `timeout` is the server's wal_sender_timeout in seconds."""
         quoted = '"' + publication.replace('"', '""') + '"'
         command: Query = sql.SQL(
-            "START_REPLICATION SLOT {} LOGICAL {} (proto_version '1', publication_names {})"
+            "START_REPLICATION SLOT {} LOGICAL {}"
+            " (proto_version '1', publication_names {}, messages 'true')"
         ).format(sql.Identifier(slot), sql.SQL(lsn_text(lsn)), sql.Literal(quoted))
+        self._connection.add_notice_handler(self._heed)
         await self._connection.execute(command)
         self._pgconn.nonblocking = 1
         interval = min(_STATUS_INTERVAL, timeout / 3) if timeout else _STATUS_INTERVAL
@@ -66,8 +73,13 @@ class Link:
         result = self._pgconn.get_result()
         if result is not None and result.status == pq.ExecStatus.FATAL_ERROR:
             error = error_from_result(result)
+            self.unpublished = error.sqlstate == "42704"
             return translate(error, "the replication stream ended")
         return TransientError("the server ended the replication stream")
+
+    def _heed(self, notice: Diagnostic) -> None:
+        if notice.severity_nonlocalized == "WARNING" and notice.sqlstate == "55000":
+            self.unpublished = True
 
     async def wait(self, messages: int) -> bool:
         """Wait for more after `messages` were taken; False if none came within a second.

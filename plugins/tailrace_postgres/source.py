@@ -28,25 +28,35 @@ from tailrace.errors import ConfigError, PositionLostError, TailraceError, Trans
 from tailrace.event import Batch, Event, Position
 from tailrace.patterns import Patterns
 from tailrace.schema import TableSchema
-from tailrace_postgres.catalog import Table, Types, decoder_for, fetch, find_slot, user_tables
+from tailrace_postgres.catalog import fetch, is_standby
 from tailrace_postgres.check import Names, examine, place
 from tailrace_postgres.chunks import estimated, one_snapshot, read_chunk
 from tailrace_postgres.config import PostgresConfig
 from tailrace_postgres.connecting import break_off, conninfo, exposure, session
 from tailrace_postgres.decoder import Decoder
+from tailrace_postgres.decoders import Decoders
 from tailrace_postgres.errors import translated
-from tailrace_postgres.lsn import Place, lsn_text, parse_lsn, record_end
+from tailrace_postgres.lost import publication_lost
+from tailrace_postgres.lsn import Place, lsn_text, record_end
+from tailrace_postgres.messages import Messages
 from tailrace_postgres.pgoutput import Relation
 from tailrace_postgres.replication import Link
-from tailrace_postgres.transactions import Assembler
-from tailrace_postgres.upstream import (
-    drop_publication,
+from tailrace_postgres.slots import (
+    READS_STANDBYS,
+    Start,
+    check_failover,
     drop_slot,
-    ensure_publication,
     ensure_slot,
-    slot_name,
+    find_slot,
+    log_end,
+    slot_missing,
 )
+from tailrace_postgres.tables import Table
+from tailrace_postgres.timelines import check_timeline, current_timeline
+from tailrace_postgres.transactions import Assembler
+from tailrace_postgres.upstream import Publisher, slot_name
 from tailrace_postgres.whole import Cutter
+from tailrace_postgres.writers import writers_ended
 
 log = logging.getLogger("tailrace.postgres")
 
@@ -69,12 +79,11 @@ class PostgresSource(BackfillSource):
         super().__init__(config, setup)
         self.slot = config.slot or slot_name(setup.name)
         own = self.slot if config.temporary else slot_name(setup.name)
-        self.publication = config.publication or own
-        self._patterns = Patterns(config.tables)
-        self._types = Types()
+        self._publisher = Publisher(config, own)
+        self._messages: Messages | None = None
         self._info = ""
         self._identity = ""
-        self._database = ""
+        self._timeline: int | None = None
         self._role = ""
         self._connecting = asyncio.Lock()
         self._admin: AsyncConnection[Any] | None = None
@@ -84,8 +93,8 @@ class PostgresSource(BackfillSource):
         self._released = 0
         self._heard = 0.0
         self._asked = 0
-        self._made_publication = False
-        self._decoders: dict[Relation, Decoder] = {}
+        self._covered: frozenset[int] = frozenset()
+        self._decoders = Decoders(self._connection)
         self._delivered: deque[int] = deque(maxlen=_REMEMBERED)
 
     @property
@@ -127,10 +136,9 @@ class PostgresSource(BackfillSource):
         return Names(
             self.setup.name,
             self.slot,
-            self.publication,
-            self._patterns,
+            self._publisher,
             Patterns(self.setup.backfill) if self.setup.backfill else None,
-            self.config.temporary,
+            self.config,
         )
 
     async def check_position(self, position: Position) -> Finding:
@@ -138,9 +146,9 @@ class PostgresSource(BackfillSource):
             return await place(await self._connection(), self._names(), Place.parse(position))
 
     async def close(self) -> None:
-        if self.config.temporary and self._made_publication:
+        if self.config.temporary and self._publisher.made:
             with suppress(psycopg.Error):
-                await drop_publication(await self._connection(), self.publication)
+                await self._publisher.drop(await self._connection())
         for connection in (self._admin, self._reader):
             if connection is not None:
                 await connection.close()
@@ -150,24 +158,15 @@ class PostgresSource(BackfillSource):
         [(standby, level)] = await fetch(
             admin, sql.SQL("SELECT pg_is_in_recovery(), current_setting('wal_level')")
         )
-        if standby:
+        if standby and admin.info.server_version < READS_STANDBYS:
             raise ConfigError("the server is a standby", mend="name the primary in source.dsn")
+        check_failover(self.config, admin.info.server_version)
         if level != "logical":
             raise ConfigError(
                 f"the server's wal_level is {level}, not logical",
                 mend="ALTER SYSTEM SET wal_level = logical; then restart the server",
             )
-        tables = await user_tables(admin, self._patterns)
-        if unmatched := self._patterns.unmatched(table.label for table in tables):
-            if self._patterns.everything:
-                raise ConfigError(
-                    "the database has no tables that could be captured",
-                    mend="create one first, or name the right database in source.dsn",
-                )
-            raise ConfigError(
-                f"source.tables: no table matches {', '.join(unmatched)}",
-                mend="name an existing table as schema.table; case counts",
-            )
+        await self._publisher.check(admin)
 
     async def _identify(self) -> None:
         replication = await session(self._info, replication=True)
@@ -187,12 +186,11 @@ class PostgresSource(BackfillSource):
         async with self._connecting:  # stream and backfill come at the same time
             if self._admin is None or self._admin.closed:
                 self._admin = await self._session()
-                self._database = self._admin.info.dbname
                 self._role = self._admin.info.user
             return self._admin
 
     async def begin(self) -> None:
-        if self.config.slot or self.config.temporary:
+        if self.config.slot or self.config.temporary or not self.config.create:
             return
         with translated("looking for the slot"):
             slot = await find_slot(await self._connection(), self.slot)
@@ -205,10 +203,10 @@ class PostgresSource(BackfillSource):
             )
 
     async def stream(self, after: Position | None) -> AsyncGenerator[Batch, None]:
-        link, assembler = await self._start(Place.parse(after) if after else None)
+        link, assembler = await self._start(after)
         try:
             if after is None:
-                yield Batch([], assembler.place.position())
+                yield Batch([], self._position(assembler.place))
             async with aclosing(self._read(link, assembler)) as batches:
                 async for batch in batches:
                     yield batch
@@ -216,27 +214,51 @@ class PostgresSource(BackfillSource):
             self._link = None
             await link.close()
 
-    async def _start(self, after: Place | None) -> tuple[Link, Assembler]:
+    def _position(self, place: Place) -> Position:
+        return place.position(self._timeline)
+
+    async def _start(self, after: Position | None) -> tuple[Link, Assembler]:
         """Publication first, then slot: a slot never stands before its publication."""
         with translated("starting replication"):
             admin = await self._connection()
-            tables = await user_tables(admin, self._patterns)
-            everything = self._patterns.everything
-            self._made_publication |= await ensure_publication(
-                admin, self.publication, tables, everything=everything
-            )
+            saved = None if self.config.temporary else after
+            tables = await self._publish(admin, resuming=saved is not None)
             replication = await session(self._info, replication=True)
             link = Link(replication, self._released)
             try:
-                temporary = self.config.temporary
-                place = await ensure_slot(admin, replication, self.slot, after, temporary=temporary)
+                place, made = await self._place(admin, replication, saved)
                 timeout = await self._sender_timeout(admin)
-                await link.start(self.slot, self.publication, place.lsn, timeout)
+                await link.start(self.slot, self._publisher.name, place.lsn, timeout)
             except BaseException:
                 await link.close()
                 raise
         self._link = link
-        return link, Assembler(self._identity, place, self._delivered)
+        if made:
+            self._covered = frozenset(table.relation.relid for table in tables)
+        if self._messages is None:
+            self._messages = Messages(admin.info.dbname, deliver=self.config.messages)
+        return link, Assembler(self._identity, place, self._delivered, self._messages)
+
+    async def _place(
+        self, admin: AsyncConnection[Any], replication: AsyncConnection[Any], after: Position | None
+    ) -> Start:
+        timeline = await current_timeline(replication)
+        # A standby goes over to another timeline in mid-stream, when it is promoted.
+        self._timeline = None if await is_standby(admin) else timeline
+        start = await ensure_slot(
+            admin, replication, self.slot, self.config, Place.parse(after) if after else None
+        )
+        if after is not None:
+            await check_timeline(replication, timeline, after, self.slot)
+        return start
+
+    async def _publish(self, admin: AsyncConnection[Any], *, resuming: bool) -> list[Table]:
+        try:
+            return await self._publisher.ensure(admin, self.slot, resuming=resuming)
+        except ConfigError as error:
+            if self.config.create or await find_slot(admin, self.slot):
+                raise
+            raise ConfigError.of([error, slot_missing(self.slot, self.config)]) from error
 
     async def _sender_timeout(self, admin: AsyncConnection[Any]) -> float:
         [(setting,)] = await fetch(
@@ -257,6 +279,8 @@ class PostgresSource(BackfillSource):
                 size = assembler.take(link.receive, link.consume, events, limit, cutter.room)
                 if assembler.keepalive:
                     self._answer(link, assembler)
+            if link.unpublished:
+                raise publication_lost(self._publisher.name, self.slot)
             now = time.monotonic()
             self._heard = self._heard if assembler.drained and not events else now
             cut = cutter.cut(events, size, assembler.place, assembler.transaction)
@@ -266,15 +290,19 @@ class PostgresSource(BackfillSource):
                 if cut.events or asked or moved:
                     given, since = cut.place, now
                     self._asked = 0 if asked else self._asked
-                    yield Batch(cut.events, given.position(), cut.size)
+                    yield Batch(cut.events, self._position(given), cut.size)
             if assembler.undescribed:
                 await self._describe(assembler, assembler.undescribed)
             elif assembler.ended:
-                raise link.end()
+                raise self._end(link)
             elif assembler.drained:
                 await self._wait(link, len(events))
             else:
                 await asyncio.sleep(0)  # others must get on, too, however much is skipped
+
+    def _end(self, link: Link) -> TailraceError:
+        error = link.end()
+        return publication_lost(self._publisher.name, self.slot) if link.unpublished else error
 
     async def _wait(self, link: Link, taken: int) -> None:
         with translated("reading the stream"):
@@ -298,20 +326,10 @@ class PostgresSource(BackfillSource):
         assembler.keepalive = None
 
     async def _describe(self, assembler: Assembler, relation: Relation) -> None:
-        captured = self._patterns.matches(f"{relation.schema}.{relation.name}")
+        captured = self._publisher.patterns.matches(f"{relation.schema}.{relation.name}")
         with translated("looking up a table"):
-            decoder = await self._decoder(relation) if captured else None
+            decoder = await self._decoders.of(relation) if captured else None
         assembler.describe(relation, decoder)
-
-    async def _decoder(
-        self, relation: Relation, primary_key: tuple[str, ...] | None = None
-    ) -> Decoder:
-        """One decoder, and so one TableSchema, for each shape of a relation."""
-        if relation not in self._decoders:
-            self._decoders[relation] = await decoder_for(
-                await self._connection(), self._types, self._database, relation, primary_key
-            )
-        return self._decoders[relation]
 
     async def release(self, position: Position) -> None:
         place = Place.parse(position)
@@ -322,10 +340,8 @@ class PostgresSource(BackfillSource):
 
     async def head(self) -> Position:
         with translated("asking for the log's end"):
-            [(lsn,)] = await fetch(
-                await self._connection(), sql.SQL("SELECT pg_current_wal_insert_lsn()::text")
-            )
-        self._asked = record_end(parse_lsn(lsn))
+            end = await log_end(await self._connection())
+        self._asked = record_end(end)
         if self._link is not None:
             self._link.ask()  # so that an idle stream passes the mark now, not in a second
         return Position(lsn_text(self._asked))
@@ -335,11 +351,19 @@ class PostgresSource(BackfillSource):
 
     async def tables(self) -> list[TableStatus]:
         with translated("listing the tables"):
-            found = await user_tables(await self._connection(), self._patterns)
+            found = await self._publisher.publish_missing(await self._connection())
             return [TableStatus((await self._described(t)).table, t.rows) for t in found]
 
     async def _described(self, table: Table) -> Decoder:
-        return await self._decoder(table.relation, table.primary_key)
+        return await self._decoders.of(table.relation, table.key)
+
+    async def prepare(self, table: TableSchema) -> None:
+        """A slot that is being made waits for whoever writes, so its first tables are well."""
+        with translated(f"waiting for who writes to {table.label}"):
+            admin = await self._connection()
+            found = await self._publisher.table(admin, table.path)
+            if found is not None and found.relation.relid not in self._covered:
+                await writers_ended(admin, found)
 
     async def chunk(
         self,
@@ -359,6 +383,7 @@ class PostgresSource(BackfillSource):
                 where,
                 (limit, self.setup.batch_bytes),
                 self._delivered,
+                self._publisher.table,
                 self._described,
             )
 
@@ -367,15 +392,20 @@ class PostgresSource(BackfillSource):
         with translated("reading tables without a key for the backfill", role=self._role):
             connection = await self._session()
             paths = [table.path for table in tables]
-            async with one_snapshot(connection, paths, self._described) as snapshot:
+            find, describe = self._publisher.table, self._described
+            async with one_snapshot(connection, paths, find, describe) as snapshot:
                 yield snapshot
 
     async def estimate(self, table: TableSchema, where: str) -> int:
         what = f"snapshot.where.{table.label}: {where!r} is no condition for that table"
         with translated(what, refused="write what may follow WHERE in SQL, on its columns"):
-            return await estimated(await self._connection(), table.path, where)
+            admin = await self._connection()
+            found = await self._publisher.find(admin, table.path)
+            return await estimated(admin, found, where) if found else 0
 
     async def reset(self) -> None:
+        if not self.config.create:
+            return  # what was made by hand is taken as it stands
         with translated(f"dropping replication slot {self.slot!r}"):
             await drop_slot(await self._connection(), self.slot)
 

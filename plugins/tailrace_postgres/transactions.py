@@ -21,6 +21,7 @@ from tailrace_postgres.changes import NewRow, OldNewRow, OldRow
 from tailrace_postgres.decoder import Decoder
 from tailrace_postgres.errors import MalformedMessageError
 from tailrace_postgres.lsn import Place, lsn_text
+from tailrace_postgres.messages import Messages
 from tailrace_postgres.pgoutput import HEADER, Relation
 
 Receive = Callable[[int], tuple[int, memoryview]]
@@ -42,6 +43,9 @@ _ALL = 1 << 62
 _PASSES = 20_000
 """Messages at most in one call of `take`: those that are skipped take their time, too."""
 
+_LIGHT = 1_000
+"""Bytes of a context up to which it does not matter that those of one `take` are not counted."""
+
 _RELID = Layout("!I")
 
 
@@ -53,7 +57,7 @@ class Assembler:
     goes on. The ids of the transactions seen are added to `xids`.
     """
 
-    def __init__(self, identity: str, after: Place, xids: deque[int]) -> None:
+    def __init__(self, identity: str, after: Place, xids: deque[int], messages: Messages) -> None:
         self.place = after
         self.undescribed: Relation | None = None
         self.drained = False
@@ -63,6 +67,7 @@ class Assembler:
         self._identity = identity
         self._after = after
         self._xids = xids
+        self._messages = messages
         self._rows: dict[bytes, tuple[Any, ...] | None] = {}
         self._tables: dict[int, TableSchema | None] = {}
         self._transaction: Any = None  # a Transaction between BEGIN and COMMIT
@@ -70,6 +75,9 @@ class Assembler:
         self._prefix = ""
         self._ordinal = 0
         self._skip = 0
+        self._context: dict[str, Any] | None = None
+        self._weight = 0  # bytes of the context, which each event repeats
+        self._stop = False
 
     @property
     def transaction(self) -> Transaction | None:
@@ -92,12 +100,14 @@ class Assembler:
         """Append to `events` what is waiting, until there are `limit` or `room` bytes are used.
 
         Returns the bytes of payload added. Stops early at a relation that must be described, at
-        the end of the stream and after very many messages; `drained` says that nothing more was
-        waiting. This is the hot loop: one pass a message, nothing awaited.
+        a large context, at the end of the stream and after very many messages; `drained` says that
+        nothing more was waiting. This is the hot loop: one pass a message, nothing awaited.
         """
         rows, append, size = self._expected, events.append, 0
-        self.drained, consumed = False, False
-        ordinal, skip = self._ordinal, self._skip
+        self.drained, consumed, self._stop = False, False, False
+        ordinal, skip, context = self._ordinal, self._skip, self._context
+        weight = self._weight
+        limit = min(limit, room // weight + 1) if weight else limit
         prefix, transaction = self._prefix, self._transaction
         for _ in range(_PASSES):
             if len(events) >= limit or size >= room:
@@ -116,22 +126,22 @@ class Assembler:
             if row is _CONTROL:
                 self._ordinal = ordinal
                 size += self._control(message, events)
-                if self.undescribed:
-                    break
-                ordinal, skip = self._ordinal, self._skip
+                ordinal, skip, context = self._ordinal, self._skip, self._context
                 prefix, transaction = self._prefix, self._transaction
+                if self._stop:
+                    break
                 rows = self._expected
                 continue
             ordinal += 1
             if ordinal > skip and row is not None:
                 op, table, decoder, change = row
                 changed = change(decoder, message)
-                append(Event(f"{prefix}{ordinal}", op, table, changed, transaction))
+                append(Event(f"{prefix}{ordinal}", op, table, changed, transaction, context))
                 size += length
         self._ordinal = ordinal
         if transaction is not None and ordinal > skip:
             self.place = Place(self._lsn, ordinal)
-        return size
+        return size + weight * len(events)
 
     def _control(self, message: bytes, events: list[Event]) -> int:
         kind = message[HEADER : HEADER + 1] if message[:1] == b"w" else message[:1]
@@ -143,12 +153,13 @@ class Assembler:
             self._keepalive(pgoutput.keepalive(message))
         elif kind == b"R":
             self.undescribed = pgoutput.relation(message)
+            self._stop = True
+        elif kind == b"M":
+            return self._message(message, events)
         elif kind == b"T" and self._transaction is not None:
             return self._truncate(pgoutput.truncate(message), events)
         elif kind in (b"I", b"U", b"D", b"T"):
-            raise MalformedMessageError(
-                f"the server sent a row message out of its place, after {self.place.position()}"
-            )
+            raise self._out_of_place("row message")
         elif kind not in (b"Y", b"O"):  # types are looked up in the catalog; origins are not kept
             raise PermanentError(
                 f"the server sent a message of kind {kind!r} in the transaction at "
@@ -166,6 +177,7 @@ class Assembler:
         position = Position(lsn_text(begin.lsn))
         self._prefix = f"{self._identity}:{position}:"
         self._transaction = Transaction(position, begin.ts, str(begin.xid))
+        self._context, self._weight = None, 0
         self._xids.append(begin.xid)
 
     def _commit(self, commit: pgoutput.Commit) -> None:
@@ -185,9 +197,52 @@ class Assembler:
             table = self._tables.get(relid)
             if table is not None and self._ordinal > self._skip:
                 event_id = f"{self._prefix}{self._ordinal}"
-                events.append(Event(event_id, "t", table, Images(), self._transaction))
+                change = Event(event_id, "t", table, Images(), self._transaction, self._context)
+                events.append(change)
                 size += HEADER
         return size
+
+    def _message(self, data: bytes, events: list[Event]) -> int:
+        message = pgoutput.logical_message(data)
+        context = self._messages.context(message)
+        if not message.transactional:
+            return self._message_between(message, data, events)
+        if self._transaction is None:
+            raise self._out_of_place("transactional message")
+        self._ordinal += 1
+        if context is not None:
+            self._context, self._weight = context, len(message.content)
+            self._stop = self._weight > _LIGHT
+        elif self._messages.deliver and self._ordinal > self._skip:
+            change = self._messages.change(message)
+            event_id = f"{self._prefix}{self._ordinal}"
+            table, transaction = self._messages.table, self._transaction
+            events.append(Event(event_id, "m", table, change, transaction, self._context))
+            return len(data)
+        return 0
+
+    def _message_between(self, message: pgoutput.Message, data: bytes, events: list[Event]) -> int:
+        """A message that belongs to no transaction stands where its record ends.
+
+        It comes as soon as it is read, and so before the transaction in which it was written; no
+        commit record can begin inside of it. An id with ordinal 0 is no row's.
+        """
+        if Place(message.end) <= self._after:
+            return 0
+        self.place = max(self.place, Place(message.end))
+        if not self._messages.deliver:
+            return 0
+        position = Place(message.end).position()
+        alone = Transaction(position, pgoutput.sent(data))
+        change = self._messages.change(message)
+        event_id = f"{self._identity}:{position}:0"
+        events.append(Event(event_id, "m", self._messages.table, change, alone))
+        return len(data)
+
+    def _out_of_place(self, what: str) -> MalformedMessageError:
+        return MalformedMessageError(
+            f"the server sent a {what} out of its place, after {self.place.position()}"
+        )
 
     @property
     def _expected(self) -> dict[bytes, tuple[Any, ...] | None]:

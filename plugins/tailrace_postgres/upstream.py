@@ -1,25 +1,41 @@
-"""Publication and slot: made where they are missing, checked where they are there."""
+"""The publication of a pipeline, kept in step with ``source.tables``."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import re
-from collections.abc import Coroutine, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 import psycopg
 from psycopg import AsyncConnection, sql
 
-from tailrace.errors import ConfigError, PositionLostError, TransientError
-from tailrace_postgres.catalog import Slot, Table, fetch, find_slot, published
-from tailrace_postgres.errors import translated
-from tailrace_postgres.lsn import Place, lsn_text, parse_lsn
+from tailrace.errors import ConfigError, TransientError
+from tailrace_postgres.captured import Captured
+from tailrace_postgres.catalog import fetch, is_standby
+from tailrace_postgres.config import PostgresConfig
+from tailrace_postgres.lost import publication_lost
+from tailrace_postgres.publication import (
+    OPS,
+    Publication,
+    adding,
+    creating,
+    dropping,
+    find_publication,
+    setting,
+)
+from tailrace_postgres.tables import Table, odd_partitions, one_table, user_tables
 
 log = logging.getLogger("tailrace.postgres")
 
-_T = TypeVar("_T")
-_PATIENCE = 5.0
+_IN_TIME = sql.SQL("SET LOCAL lock_timeout = '5s'; ")
+"""Altering a publication waits for VACUUM of a table that it names, and others wait for us."""
+
+_RACES = (
+    psycopg.errors.DuplicateObject,
+    psycopg.errors.UniqueViolation,
+    psycopg.errors.InternalError_,  # "tuple concurrently updated"
+)
 
 
 def slot_name(pipeline: str) -> str:
@@ -27,151 +43,247 @@ def slot_name(pipeline: str) -> str:
     return re.sub(r"[^a-z0-9_]", "_", pipeline.lower())[:63]
 
 
-async def ensure_publication(
-    connection: AsyncConnection[Any], name: str, tables: Sequence[Table], *, everything: bool
-) -> bool:
-    """Make the publication, or add to it the captured tables that it lacks. True if it was made.
+class Publisher:
+    """Knows which tables are captured, and publishes them where it may.
 
-    Raises ConfigError with the statement for the owner or a superuser if the role may not.
+    A publication that ``source.publication`` names is the user's: what is missing is added to it,
+    nothing is taken away, and without ``source.tables`` what it publishes is what is captured.
+    `made` says that this run made it.
     """
-    have = await published(connection, name)
-    if have is None:
-        statement = await _create(connection, name, tables, everything=everything)
-    else:
-        missing = [table for table in tables if table.label not in have]
-        if not missing:
-            return False
-        statement = sql.SQL("ALTER PUBLICATION {} ADD TABLE {}").format(
-            sql.Identifier(name), _list(missing)
-        )
-    try:
-        await connection.execute(statement)
-        log.info("%s", statement.as_string(connection))
-    except psycopg.errors.InsufficientPrivilege as error:
-        raise ConfigError(
-            f"publication {name!r} does not cover the captured tables, and the role may not"
-            f" change that: {error.diag.message_primary}",
-            mend=f"let their owner or a superuser run: {statement.as_string(connection)};",
-        ) from error
-    return have is None
 
+    def __init__(self, config: PostgresConfig, own_name: str) -> None:
+        self.name = config.publication or own_name
+        self.patterns = Captured(config.tables)
+        self.made = False
+        self._config = config
+        self._own = config.publication is None
+        self._follows = not self._own and "tables" not in config.model_fields_set
+        self._ready = False
+        self._refused: set[int] = set()
+        self._said: set[str] = set()
 
-async def drop_publication(connection: AsyncConnection[Any], name: str) -> None:
-    await connection.execute(sql.SQL("DROP PUBLICATION IF EXISTS {}").format(sql.Identifier(name)))
+    async def tables(self, connection: AsyncConnection[Any]) -> list[Table]:
+        """The tables to capture, published or not."""
+        return await self._tables(connection, await find_publication(connection, self.name))
 
-
-async def drop_slot(connection: AsyncConnection[Any], name: str) -> None:
-    """Raises TransientError while somebody reads from it."""
-    slot = await find_slot(connection, name)
-    if slot is None:
-        return
-    if slot.active_pid is not None:
-        raise _in_use(slot, name)
-    await connection.execute("SELECT pg_drop_replication_slot(%s)", [name])
-    log.info("dropped replication slot %s", name)
-
-
-async def _create(
-    connection: AsyncConnection[Any], name: str, tables: Sequence[Table], *, everything: bool
-) -> sql.Composed:
-    [(superuser,)] = await fetch(
-        connection, sql.SQL("SELECT rolsuper FROM pg_roles WHERE rolname = current_user")
-    )
-    if everything and superuser:
-        return sql.SQL("CREATE PUBLICATION {} FOR ALL TABLES").format(sql.Identifier(name))
-    return sql.SQL("CREATE PUBLICATION {} FOR TABLE {}").format(sql.Identifier(name), _list(tables))
-
-
-def _list(tables: Sequence[Table]) -> sql.Composed:
-    names = [sql.Identifier(t.relation.schema, t.relation.name) for t in tables]
-    return sql.SQL(", ").join(names)
-
-
-async def ensure_slot(
-    connection: AsyncConnection[Any],
-    replication: AsyncConnection[Any],
-    name: str,
-    after: Place | None,
-    *,
-    temporary: bool,
-) -> Place:
-    """Where to begin: `after`, or the slot's own place for a pipeline's first start.
-
-    Makes the slot only if there is no `after`. Raises PositionLostError if the slot cannot give
-    what follows `after`, TransientError while another instance reads from it.
-    """
-    slot = None if temporary else await find_slot(connection, name)
-    if slot is None and (after is None or temporary):
-        return await _create_slot(replication, name, temporary=temporary)
-    return check_slot(slot, name, after)
-
-
-def check_slot(slot: Slot | None, name: str, after: Place | None) -> Place:
-    """Where a stream from the slot begins; raises as `ensure_slot` does."""
-    if slot is None:
-        raise PositionLostError(
-            f"replication slot {name!r} is gone; what was written since {_text(after)} is lost",
-            mend="bring the slot back by promoting a server that has it, or delete the checkpoint"
-            " (cdc checkpoint show tells which) and start again with snapshot=initial",
-        )
-    if slot.plugin != "pgoutput":
-        raise ConfigError(
-            f"source.slot: slot {name!r} is for the plugin {slot.plugin}, not for pgoutput",
-            mend=f"choose another source.slot, or SELECT pg_drop_replication_slot('{name}')",
-        )
-    if slot.active_pid is not None:
-        raise _in_use(slot, name)
-    if slot.wal_status == "lost":
-        raise PositionLostError(
-            f"replication slot {name!r} was invalidated: the server removed WAL that it needed",
-            mend=f"SELECT pg_drop_replication_slot('{name}'), delete the checkpoint, start again"
-            " with snapshot=initial; raise max_slot_wal_keep_size",
-        )
-    confirmed = Place(parse_lsn(slot.confirmed)) if slot.confirmed else Place(0)
-    if after is None:
-        return confirmed
-    if confirmed.lsn > after.lsn:
-        raise PositionLostError(
-            f"replication slot {name!r} stands at {lsn_text(confirmed.lsn)}, ahead of the saved"
-            f" position {_text(after)}: it was re-created or moved, and what lies between is lost",
-            mend=f"restore the newest checkpoint, or SELECT pg_drop_replication_slot('{name}'),"
-            " delete the checkpoint and start again with snapshot=initial",
-        )
-    return after
-
-
-def _in_use(slot: Slot, name: str) -> TransientError:
-    return TransientError(
-        f"replication slot {name!r} is in use by the server process {slot.active_pid}:"
-        " another instance of this pipeline is running, or its connection is still ending"
-    )
-
-
-def _text(place: Place | None) -> str:
-    return place.position() if place else "the start"
-
-
-async def _create_slot(replication: AsyncConnection[Any], name: str, *, temporary: bool) -> Place:
-    command = sql.SQL("CREATE_REPLICATION_SLOT {}{} LOGICAL pgoutput NOEXPORT_SNAPSHOT").format(
-        sql.Identifier(name), sql.SQL(" TEMPORARY" if temporary else "")
-    )
-    with translated(f"creating replication slot {name!r}"):
-        [(_, point, *_)] = await _patiently(fetch(replication, command), name)
-    log.info("created replication slot %s at %s", name, point)
-    return Place(parse_lsn(point))
-
-
-async def _patiently(work: Coroutine[Any, Any, _T], name: str) -> _T:
-    """The server makes a slot once every transaction that was open has ended; say so."""
-    task = asyncio.create_task(work)
-    try:
-        await asyncio.wait({task}, timeout=_PATIENCE)
-        if not task.done():
-            log.warning(
-                "replication slot %s is made once the transactions that are open now have ended"
-                " (SELECT pid, xact_start, query FROM pg_stat_activity ORDER BY xact_start)",
-                name,
+    async def check(self, connection: AsyncConnection[Any]) -> None:
+        """Raises ConfigError for patterns that no table matches."""
+        tables = await self.tables(connection)
+        unmatched = self.patterns.unmatched(table.label for table in tables)
+        if unmatched and self.patterns.everything:
+            raise ConfigError(
+                "the database has no tables that could be captured",
+                mend="create one first, or name the right database in source.dsn",
             )
-        return await task
-    finally:
-        task.cancel()
+        if unmatched:
+            raise ConfigError(
+                f"source.tables: no table matches {', '.join(unmatched)}",
+                mend="name an existing table as schema.table; case counts",
+            )
+
+    async def find(self, connection: AsyncConnection[Any], path: tuple[str, ...]) -> Table | None:
+        """The table, published or not; None if it is gone."""
+        schema, name = path
+        return await one_table(connection, schema, name, self.name)
+
+    async def table(self, connection: AsyncConnection[Any], path: tuple[str, ...]) -> Table | None:
+        """The table, which must be published; None if it is gone."""
+        table = await self.find(connection, path)
+        if table is not None and not table.published:
+            raise TransientError(
+                f"{table.label} is not in publication {self.name!r} any more",
+                mend="add it again, or exclude it from source.tables and start again",
+            )
+        return table
+
+    async def _tables(
+        self, connection: AsyncConnection[Any], publication: Publication | None
+    ) -> list[Table]:
+        roots = self._roots(publication)
+        tables = await user_tables(connection, self.patterns, self.name, roots=roots)
+        if publication is not None and self._follows:
+            return [table for table in tables if table.published]
+        return tables
+
+    def _roots(self, publication: Publication | None) -> bool:
+        if self._config.partitions is None:
+            return publication is not None and publication.via_root
+        return self._config.partitions == "root"
+
+    async def ensure(
+        self, connection: AsyncConnection[Any], slot: str, *, resuming: bool
+    ) -> list[Table]:
+        """Make the publication, or bring it in step; returns the tables to capture.
+
+        Raises ConfigError with the statement to run if it may not be run here, PositionLostError
+        if the publication is gone on which a saved position depends (`resuming`); `slot` is for
+        its advice. Called again when the connection was lost.
+        """
+        publication = await find_publication(connection, self.name)
+        if publication is not None:
+            await self._follow_partitions(connection, publication)
+            await self._drop_surplus(connection, publication)
+            self._warn_of_ops(connection, publication)
+        tables = await self._tables(connection, publication)
+        missing = [table for table in tables if not table.published]
+        if publication is None and resuming:
+            await self.check_presence(connection, slot)
+        elif publication is None:
+            await self._run(connection, await self._creating(connection, tables), "does not exist")
+            self.made = True
+        elif missing and self._ready:
+            await self._publish_each(connection, missing)
+        elif missing:
+            await self._run(connection, adding(self.name, missing), "lacks captured tables")
+        self._ready = True
+        self._warn_of_identity(tables, publication)
+        await self._warn_of_partitions(connection, tables)
+        return tables
+
+    async def check_presence(self, connection: AsyncConnection[Any], slot: str) -> None:
+        """Raises PositionLostError if the publication of a saved position is gone."""
+        if await find_publication(connection, self.name) is None:
+            statement = await self._creating(connection, await self._tables(connection, None))
+            raise publication_lost(self.name, slot, statement.as_string(connection))
+
+    async def publish_missing(self, connection: AsyncConnection[Any]) -> list[Table]:
+        """Publish the tables that have come to match since; returns all that are published.
+
+        For one that the role may not publish the statement is logged, once. Before `ensure`
+        nothing is changed, and all that are to be captured are returned.
+        """
+        publication = await find_publication(connection, self.name)
+        tables = await self._tables(connection, publication)
+        if not self._ready:
+            return tables
+        missing = [table for table in tables if not table.published]
+        if publication is not None and await self._publish_each(connection, missing):
+            tables = await self._tables(connection, publication)
+            self._warn_of_identity(tables, publication)
+        return [table for table in tables if table.published]
+
+    async def _publish_each(
+        self, connection: AsyncConnection[Any], missing: Sequence[Table]
+    ) -> bool:
+        """Whether any was added. What was refused once is left to others."""
+        added = False
+        for table in missing:
+            if table.relation.relid in self._refused:
+                continue
+            try:
+                await self._run(connection, adding(self.name, [table]), f"lacks {table.label}")
+                added = True
+            except (psycopg.errors.UndefinedTable, psycopg.errors.LockNotAvailable):
+                continue  # gone, or for the next time
+            except ConfigError as error:
+                self._refused.add(table.relation.relid)
+                log.warning("%s is not captured: %s", table.label, error)
+        return added
+
+    async def drop(self, connection: AsyncConnection[Any]) -> None:
+        await connection.execute(
+            sql.SQL("DROP PUBLICATION IF EXISTS {}").format(sql.Identifier(self.name))
+        )
+
+    async def _creating(
+        self, connection: AsyncConnection[Any], tables: Sequence[Table]
+    ) -> sql.Composed:
+        [(superuser,)] = await fetch(
+            connection, sql.SQL("SELECT rolsuper FROM pg_roles WHERE rolname = current_user")
+        )
+        everything = self.patterns.everything and superuser
+        roots = self._config.partitions == "root"
+        return creating(self.name, None if everything else tables, via_root=roots)
+
+    async def _follow_partitions(
+        self, connection: AsyncConnection[Any], publication: Publication
+    ) -> None:
+        roots = self._roots(publication)
+        if roots == publication.via_root:
+            return
+        value = "true" if roots else "false"
+        statement = setting(self.name, f"publish_via_partition_root = {value}")
+        if self._own:
+            await self._run(connection, statement, "disagrees with source.partitions")
+            return
+        text = statement.as_string(connection)
+        raise ConfigError(
+            f"source.partitions is {self._config.partitions}, but publication {self.name!r}"
+            f" publishes partitions as {'leaf' if roots else 'root'}",
+            mend=f"leave source.partitions out, or run: {text};",
+        )
+
+    async def _drop_surplus(
+        self, connection: AsyncConnection[Any], publication: Publication
+    ) -> None:
+        """What nobody captures any more only costs: that it stays is no error."""
+        surplus = [path for path in publication.named if not self.patterns.matches(".".join(path))]
+        if surplus and self._own:
+            statement = dropping(self.name, surplus)
+            try:
+                await self._run(connection, statement, "has tables that are not captured any more")
+            except ConfigError as error:
+                self._once(statement.as_string(connection), str(error))
+            except psycopg.errors.LockNotAvailable:
+                pass
+
+    async def _run(
+        self, connection: AsyncConnection[Any], statement: sql.Composed, problem: str
+    ) -> None:
+        text = statement.as_string(connection)
+        if not self._config.create:
+            raise self._refusal(f"{problem}, and source.create is false", f"run: {text};")
+        if await is_standby(connection):
+            raise self._refusal(problem, f"run on the primary: {text};")
+        try:
+            await connection.execute(_IN_TIME + statement)
+        except psycopg.errors.InsufficientPrivilege as error:
+            why = f"{problem}, and the role may not change that: {error.diag.message_primary}"
+            raise self._refusal(why, f"let their owner or a superuser run: {text};") from error
+        except _RACES as error:
+            raise TransientError(
+                f"somebody else changes publication {self.name!r}: {error.diag.message_primary}"
+            ) from error
+        log.info("%s", text)
+
+    def _refusal(self, problem: str, mend: str) -> ConfigError:
+        if self._own and self._config.temporary:  # nobody can make it before its name is known
+            mend = "set source.publication to one that publishes the tables"
+        return ConfigError(f"publication {self.name!r} {problem}", mend=mend)
+
+    def _warn_of_ops(self, connection: AsyncConnection[Any], publication: Publication) -> None:
+        if publication.unpublished:
+            every = setting(self.name, f"publish = '{', '.join(OPS)}'").as_string(connection)
+            self._once(
+                "ops",
+                f"publication {self.name!r} does not publish {', '.join(publication.unpublished)}:"
+                f" these changes are not delivered; to have them: {every};",
+            )
+
+    def _warn_of_identity(self, tables: Sequence[Table], publication: Publication | None) -> None:
+        if publication is not None and {"update", "delete"} <= set(publication.unpublished):
+            return
+        for table in tables:
+            if not table.identified:
+                self._once(
+                    table.label,
+                    f"{table.label} has no replica identity: the server refuses UPDATE and DELETE"
+                    " on it while it is published; give it a primary key, or ALTER TABLE"
+                    f" {table.label} REPLICA IDENTITY FULL, or exclude it from source.tables",
+                )
+
+    async def _warn_of_partitions(
+        self, connection: AsyncConnection[Any], tables: Sequence[Table]
+    ) -> None:
+        for root in tables:
+            if root.partitioned and (odd := await odd_partitions(connection, root)):
+                self._once(
+                    f"partitions of {root.label}",
+                    f"{', '.join(odd)}: the replica identity is not that of {root.label}, so the"
+                    " keys of rows that are changed there are missing; make it the same",
+                )
+
+    def _once(self, what: str, text: str) -> None:
+        if what not in self._said:
+            self._said.add(what)
+            log.warning("%s", text)

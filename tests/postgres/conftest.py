@@ -31,6 +31,14 @@ def each_database(request: pytest.FixtureRequest) -> str:
     return dsn
 
 
+@pytest.fixture
+def preparing(database: str) -> Iterator[str]:
+    """A database in which no prepared transaction is left, even if the test fails."""
+    yield database
+    for (gid,) in sql(database, "SELECT gid FROM pg_prepared_xacts"):
+        sql(database, f"ROLLBACK PREPARED '{gid}'")
+
+
 @pytest.fixture(scope="session")
 def secured(pytestconfig: pytest.Config) -> Iterator[Secured]:
     """A running PostgreSQL 15 with passwords and certificates."""

@@ -32,7 +32,7 @@ def test_p01_the_pipeline_goes_on_after(postgres: Postgres, database: str, fault
 
     async def scenario() -> list[Event]:
         async with running(database) as run:
-            await run.until(lambda: run.pipeline.stats.position)
+            await run.until_backfilled()
             sql(database, "INSERT INTO t SELECT generate_series(1, 100)")
             await run.until_events(100)
             if fault in ("fast", "immediate"):
@@ -66,7 +66,7 @@ def test_p01_connections_that_are_cut(
     async def scenario() -> list[Event]:
         dsn = database.replace(str(postgres.port), str(way.port))
         async with running(dsn) as run:
-            await run.until(lambda: run.pipeline.stats.position)
+            await run.until_backfilled()
             for n in range(5):
                 sql(database, f"INSERT INTO t SELECT generate_series({n * 1000}, {n * 1000 + 999})")
                 await asyncio.to_thread(way.cut if n % 2 else way.reset)
@@ -257,7 +257,7 @@ def test_c11_the_second_waits_and_takes_over(
 
     async def scenario() -> tuple[list[Event], list[Event]]:
         async with running(each_database, store) as first:
-            await first.until(lambda: first.pipeline.stats.position)
+            await first.until_backfilled()
             sql(each_database, "INSERT INTO t SELECT generate_series(1, 100)")
             await first.until_events(100)
             second = pipeline(each_database, store)

@@ -23,6 +23,7 @@ from tailrace_postgres import pgoutput
 from tailrace_postgres.changes import NewRow, OldNewRow, OldRow
 from tailrace_postgres.decoder import Decoder
 from tailrace_postgres.lsn import Place
+from tailrace_postgres.messages import Messages
 from tailrace_postgres.pgoutput import Relation, RelationColumn
 from tailrace_postgres.transactions import Assembler
 from tailrace_postgres.types import array_kind, scalar_kind
@@ -83,6 +84,7 @@ OTHERS = [
     (HEADER + b"C" + struct.pack("!BQQq", 0, 1, 2, 3), pgoutput.commit),
     (HEADER + b"T" + struct.pack("!IBI", 1, 0, RELID), pgoutput.truncate),
     (RELATION, pgoutput.relation),
+    (HEADER + b"M" + struct.pack("!BQ4sI", 1, 7, b"app\0", 3) + b"{1}", pgoutput.logical_message),
     (struct.pack("!cQqB", b"k", 1, 2, 1), pgoutput.keepalive),
 ]
 
@@ -162,7 +164,7 @@ def test_flipped_bytes_raise_nothing_else(data: st.DataObject) -> None:
 
 
 def described() -> Assembler:
-    assembler = Assembler("pg:1", Place(0), deque())
+    assembler = Assembler("pg:1", Place(0), deque(), Messages("db", deliver=True))
     columns = tuple(RelationColumn(c.name, 25, -1, c.name == "c0") for c in COLUMNS)
     assembler.describe(Relation(RELID, "public", "t", "d", columns), DECODER)
     return assembler
@@ -197,7 +199,9 @@ def test_a_row_of_an_undescribed_relation_is_refused(kind: bytes) -> None:
 @settings(deadline=None, max_examples=300)
 @given(data=st.data())
 def test_a_spoiled_stream_raises_nothing_else(data: st.DataObject) -> None:
-    stream = [OTHERS[0][0], *[row for row, _ in ROWS], OTHERS[2][0], OTHERS[1][0], OTHERS[4][0]]
+    rows = [row for row, _ in ROWS]
+    begin, commit, truncate, _, emitted, keepalive = [other for other, _ in OTHERS]
+    stream = [begin, *rows, truncate, emitted, commit, keepalive]
     at = data.draw(st.integers(0, len(stream) - 1))
     message = bytearray(stream[at])
     message[data.draw(st.integers(0, len(message) - 1))] = data.draw(st.integers(0, 255))

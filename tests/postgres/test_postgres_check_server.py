@@ -144,7 +144,7 @@ def test_a_standby(server: Postgres) -> None:
     signal.touch()
     try:
         server.start()
-        assert "a standby" in the("error", "server", checked(server.dsn)).text
+        assert "a standby" in said("server", checked(server.dsn))
     finally:
         server.stop()
         signal.unlink()

@@ -22,7 +22,7 @@ from servers.postgres15 import Postgres15
 from tailrace.errors import ConfigError
 from tailrace_demo.servers import Nats, Postgres
 
-FAST = {"fsync": "off", "full_page_writes": "off"}
+FAST = {"fsync": "off", "full_page_writes": "off", "max_prepared_transactions": "10"}
 """For servers whose processes are killed in tests, but never their machine."""
 
 _ADDRESSES = {18: "TAILRACE_TEST_POSTGRES", 15: "TAILRACE_TEST_POSTGRES15"}

@@ -8,8 +8,8 @@ from msgspec import Struct
 from psycopg import sql
 
 from tailrace.connector import Finding
-from tailrace_postgres.catalog import Table
 from tailrace_postgres.check.view import View, listed, some
+from tailrace_postgres.tables import Table
 
 # Amazon RDS grants replication by membership.
 _REPLICATION = """

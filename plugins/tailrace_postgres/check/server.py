@@ -9,6 +9,7 @@ from psycopg import sql
 from tailrace.connector import Finding
 from tailrace_postgres.check.view import Setting, View
 from tailrace_postgres.connecting import exposure
+from tailrace_postgres.slots import READS_STANDBYS
 
 _SHORT_SENDER = 10_000  # ms
 _SHORT_STATEMENT = 60_000  # ms
@@ -18,6 +19,8 @@ _SHORT_IDLE = 24 * 3600  # s
 
 async def server(view: View) -> list[Finding]:
     version = view.connection.info.parameter_status("server_version")
+    if view.standby and view.version >= READS_STANDBYS:
+        return [Finding("ok", "server", f"PostgreSQL {version}, a standby")]
     if view.standby:
         mend = "name the primary in source.dsn"
         return [Finding("error", "server", f"PostgreSQL {version}, a standby", mend)]

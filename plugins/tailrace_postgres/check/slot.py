@@ -8,12 +8,10 @@ from typing import Any
 from psycopg import AsyncConnection, sql
 
 from tailrace.connector import Finding
-from tailrace.errors import PositionLostError
-from tailrace_postgres.catalog import find_slot, published
 from tailrace_postgres.check.capacity import MUCH
 from tailrace_postgres.check.view import Names, Slot, View, size
 from tailrace_postgres.lsn import Place
-from tailrace_postgres.upstream import check_slot
+from tailrace_postgres.slots import check_slot, find_slot, slot_missing
 
 _CUT_SOON = 10  # of the WAL that the server keeps, a tenth is left
 _ALTERS_SLOTS = 180_000
@@ -25,8 +23,14 @@ _BEGIN_ANEW = (
 
 async def slot(view: View) -> list[Finding]:
     found = view.slot
-    if view.names.temporary:
+    config = view.names.config
+    if config.temporary:
         return []
+    if found is None and not config.create:
+        missing = slot_missing(view.names.slot, config)
+        return [
+            Finding("error", "slot", missing.message, (missing.mend or "").removeprefix("run: "))
+        ]
     if found is None:
         return [Finding("ok", "slot", f"{view.names.slot} is made at the first start")]
     return [
@@ -86,7 +90,7 @@ def _wal(found: Slot, view: View) -> Iterator[Finding]:
 
 def _options(found: Slot, view: View) -> Iterator[Finding]:
     if found.two_phase:
-        text = "two-phase: the pipeline stops at the first PREPARE TRANSACTION"
+        text = "two-phase: transactions would come when they are prepared, which is refused"
         mend = f"SELECT pg_drop_replication_slot('{found.slot_name}');"
         if view.version >= _ALTERS_SLOTS:
             command = f"ALTER_REPLICATION_SLOT {found.slot_name} (TWO_PHASE false);"
@@ -95,10 +99,18 @@ def _options(found: Slot, view: View) -> Iterator[Finding]:
             )
         yield Finding("error", "two_phase", text, mend)
     if found.failover is not None:
-        text = (
-            "on: standbys have the slot too" if found.failover else "off: a standby lacks the slot"
-        )
-        yield Finding("ok", "failover", text)
+        yield _failover(found, view)
+
+
+def _failover(found: Slot, view: View) -> Finding:
+    if found.failover:
+        return Finding("ok", "failover", "on: standbys have the slot too")
+    text = "off: a standby lacks the slot"
+    if not view.names.config.failover:
+        return Finding("ok", "failover", text)
+    command = f"ALTER_REPLICATION_SLOT {found.slot_name} (FAILOVER true);"
+    mend = f'psql "dbname={view.connection.info.dbname} replication=database" -c "{command}"'
+    return Finding("warning", "failover", text, mend)
 
 
 async def place(connection: AsyncConnection[Any], names: Names, saved: Place) -> Finding:
@@ -107,11 +119,6 @@ async def place(connection: AsyncConnection[Any], names: Names, saved: Place) ->
     if found is not None and found.active_pid is not None:
         text = f"{saved.position()} is saved; the slot is in use, so it moves on by itself"
         return Finding("ok", "position", text)
-    check_slot(found, names.slot, saved)
-    if await published(connection, names.publication) is None:
-        raise PositionLostError(
-            f"publication {names.publication!r} is gone, and the slot reads the log as of"
-            f" {saved.position()}, where a new one is not there yet",
-            mend=_BEGIN_ANEW.format(names.slot),
-        )
+    await check_slot(connection, found, names.slot, saved)
+    await names.publisher.check_presence(connection, names.slot)
     return Finding("ok", "position", f"{saved.position()}: the slot has all that follows it")

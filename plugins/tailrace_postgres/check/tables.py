@@ -8,8 +8,8 @@ from msgspec import Struct
 from psycopg import sql
 
 from tailrace.connector import Finding
-from tailrace_postgres.catalog import Table
 from tailrace_postgres.check.view import View, identifier, some
+from tailrace_postgres.tables import Table
 
 _IDENTITIES = """
 SELECT c.oid::bigint,
@@ -83,6 +83,8 @@ def _unmatched(pattern: str, kind: str | None, view: View) -> Finding:
         return Finding("error", "tables", text, "name the right database in source.dsn")
     text = f"no table matches {pattern}" + (f", which is {_KINDS[kind]}" if kind else "")
     mend = "name an existing table as schema.table in source.tables; case counts"
+    if kind == "p":
+        mend = "name its partitions, or set source.partitions=root"
     return Finding("error", "tables", text, mend)
 
 
@@ -115,7 +117,7 @@ def _broken(one: _Identity, view: View) -> Finding:
     text += ": every UPDATE and DELETE of it fails for everybody once it is published"
     name = identifier(one.table)
     mend = view.statement("ALTER TABLE {} REPLICA IDENTITY FULL;", name)
-    if one.kind == "n" and one.table.primary_key:
+    if one.kind == "n" and one.table.key:
         mend = view.statement("ALTER TABLE {} REPLICA IDENTITY DEFAULT;", name)
     elif one.index is not None:
         template = "ALTER TABLE {} REPLICA IDENTITY USING INDEX {};"
@@ -142,4 +144,4 @@ def _remarks(each: Sequence[_Identity], view: View) -> Iterator[Finding]:
 
 def _has_key(one: _Identity) -> bool:
     """Whether the backfill can read the table in the order of a key."""
-    return one.usable if one.kind == "i" else bool(one.table.primary_key)
+    return bool(one.table.key)

@@ -9,7 +9,10 @@ from msgspec import Struct, convert
 from psycopg import AsyncConnection, sql
 
 from tailrace.patterns import Patterns
-from tailrace_postgres.catalog import Table, fetch, user_tables
+from tailrace_postgres.catalog import fetch
+from tailrace_postgres.config import PostgresConfig
+from tailrace_postgres.tables import Table
+from tailrace_postgres.upstream import Publisher
 
 SETTINGS = (
     "idle_replication_slot_timeout",
@@ -30,10 +33,17 @@ class Names(Struct, frozen=True):
 
     pipeline: str
     slot: str
-    publication: str
-    patterns: Patterns
+    publisher: Publisher
     backfill: Patterns | None
-    temporary: bool
+    config: PostgresConfig
+
+    @property
+    def publication(self) -> str:
+        return self.publisher.name
+
+    @property
+    def patterns(self) -> Patterns:
+        return self.publisher.patterns
 
 
 class Setting(Struct, frozen=True):
@@ -126,7 +136,7 @@ async def look(connection: AsyncConnection[Any], names: Names) -> View:
         superuser,
         {name: Setting(value, text) for name, value, text in settings},
         [convert(slot, Slot) for (slot,) in slots],
-        await user_tables(connection, names.patterns),
+        await names.publisher.tables(connection),
     )
 
 
