@@ -62,7 +62,9 @@ def sink(url: str, *, name: str = "orders", **keys: Any) -> NatsSink:
     """A sink as the pipeline makes it; keys as a user writes them."""
     config = NatsConfig.model_validate({"url": url, **keys})
     form = JsonFormat(JsonConfig(), name=name, connector="postgres")
-    return NatsSink(config, Setup(name, "postgres"), form)
+    made = NatsSink(config, Setup(name, "postgres"), form)
+    made.source = "pg:1"
+    return made
 
 
 async def write_as_pipeline(target: NatsSink, of: Batch, *, patience: float = 30) -> int:
@@ -186,6 +188,10 @@ class DeafProxy:
         self.cut()
         self._server.close()
         await self._server.wait_closed()
+
+    def refuse(self) -> None:
+        """Take no more connections."""
+        self._server.close()
 
     def cut(self) -> None:
         """Close every connection."""

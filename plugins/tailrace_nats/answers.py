@@ -5,10 +5,18 @@ from __future__ import annotations
 import msgspec
 from msgspec import Struct
 
-from tailrace.errors import TailraceError, TransientError
+from tailrace.errors import ConfigError, TailraceError, TransientError
 
+NO_ACCOUNT_ROOM = 10002
+NO_SERVER_ROOM = 10023
 TOO_LARGE = 10054
 WRONG_STREAM = 10060
+FULL = 10077
+NOT_ATOMIC = 10174
+INCOMPLETE = 10176
+NO_IDS = 10177
+TOO_MANY = 10199
+STORED = 10201
 NOT_BATCHED = 10205
 UNKNOWN_BATCH = 10208
 
@@ -44,7 +52,7 @@ _decode = msgspec.json.Decoder(Answer).decode
 def read(body: bytes, stream: str) -> Answer:
     """The answer in `body`; an empty one is the server's "no responders".
 
-    An acknowledgement by another stream than `stream` comes out as an error.
+    An answer of another stream than `stream` comes out as an error.
     """
     if not body:
         return Answer(error=NO_RESPONDERS)
@@ -52,7 +60,7 @@ def read(body: bytes, stream: str) -> Answer:
         answer = _decode(body)
     except msgspec.MsgspecError:
         return Answer(error=ApiError(description="an answer that is not JetStream's"))
-    if answer.error is None and answer.stream not in ("", stream):
+    if answer.stream not in ("", stream):
         return Answer(error=ApiError(0, WRONG_STREAM, f"stream {answer.stream} took it"))
     return answer
 
@@ -73,13 +81,25 @@ class UntakenError(RefusedError):
         self.subject = subject
 
 
+_ROOM = {
+    NO_ACCOUNT_ROOM: "make room in the account's streams, or raise the account's JetStream limits",
+    NO_SERVER_ROOM: "give the server room: max_file_store, max_memory_store, or the disk itself",
+    FULL: "make room in the stream or raise its limits",
+}
+
+
 def refusal(error: ApiError, subject: str, stream: str) -> TailraceError:
     """What to raise for a message that is not stored, but is not at fault."""
-    if error.err_code == NOT_BATCHED:
+    if error.err_code in (NOT_BATCHED, NOT_ATOMIC):
         return LostError(f"stream {stream} does not take batches any more: {error}")
     if error is NO_RESPONDERS or error.err_code == WRONG_STREAM:
         return UntakenError(subject, stream, error)
+    if error.err_code == NO_IDS:
+        return ConfigError(
+            f"sink.atomic: the server takes no message ids in atomic batches: {error}",
+            mend="update it to 2.12.1 or newer, or set sink.atomic=false",
+        )
     return RefusedError(
         f"stream {stream} does not take events at {subject} for now: {error}",
-        mend="make room in the stream or raise its limits",
+        mend=_ROOM.get(error.err_code, f"see what the server says: nats stream info {stream}"),
     )

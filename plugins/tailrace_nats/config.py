@@ -8,6 +8,7 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import (
     AfterValidator,
+    ByteSize,
     Field,
     FilePath,
     SecretStr,
@@ -94,16 +95,56 @@ class NatsConfig(PluginConfig):
         description="Subject of an event, of {name} {db} {schema} {table} {op}; what is not a "
         "letter, digit, _ or - in a name becomes %XX",
     )
+    subjects: dict[str, Annotated[str, AfterValidator(_legal_subject)]] = Field(
+        {},
+        alias="subjects.*",
+        description="Subject of the events of one table: sink.subjects.public.users=accounts",
+    )
+    atomic: bool = Field(
+        False,
+        description="Store all events of a transaction together, or none (NATS 2.12); larger "
+        "ones than the server's limit of 1,000 in parts",
+    )
+    resume: bool = Field(
+        True,
+        description="At the start read back what the stream has got, so that nothing is stored "
+        "twice",
+    )
     create: bool = Field(True, description="Make the stream if it is missing")
+    storage: Literal["file", "memory"] = Field(
+        "file", description="Where the stream keeps its messages"
+    )
+    replicas: int = Field(
+        1, ge=1, le=5, description="On how many servers of a cluster the stream is"
+    )
+    max_age: Duration = Field(
+        0.0,
+        description="How long the stream keeps a message",
+        json_schema_extra={"default_text": "for ever"},
+    )
+    max_bytes: ByteSize | None = Field(
+        None,
+        gt=0,
+        description="How large the stream may become; then it drops the oldest messages",
+        json_schema_extra={"default_text": "unlimited"},
+    )
     dedupe_window: Duration = Field(
         120.0,
         alias="dedupe.window",
-        description="How long a stream made by create drops events that it already has",
+        ge=0.1,
+        description="How long the stream drops an event that it has already, by itself",
+    )
+    allow_batched: bool = Field(
+        True, description="Let the stream take fast ingest, where the server has it (NATS 2.14)"
+    )
+    allow_atomic: bool = Field(
+        False, description="Let the stream take atomic batches; sink.atomic does so, too"
     )
     user: str | None = Field(None, description="User, where it is not in url")
     password: SecretStr | None = Field(None, description="The user's password")
     token: SecretStr | None = Field(None, description="Authentication token")
     creds: FilePath | None = Field(None, description="Credentials file of a user (JWT and seed)")
+    nkey: FilePath | None = Field(None, description="File with the seed of a user's nkey")
     tls_required: bool = Field(
         False,
         alias="tls.required",
@@ -146,9 +187,19 @@ class NatsConfig(PluginConfig):
             raise ValueError("user and password go together: set both or neither")
         if self.tls_key is not None and self.tls_cert is None:
             raise ValueError("tls.key needs tls.cert")
-        if sum(x is not None for x in (self.user, self.token, self.creds)) > 1:
-            raise ValueError("set one of user, token and creds")
+        if sum(x is not None for x in (self.user, self.token, self.creds, self.nkey)) > 1:
+            raise ValueError("set one of user, token, creds and nkey")
+        if self.atomic and self.mode == "core":
+            raise ValueError("atomic needs mode=jetstream: only a stream takes atomic batches")
+        if self.atomic and self.sets("allow_atomic") and not self.allow_atomic:
+            raise ValueError("atomic needs allow_atomic: set it, or leave it out")
+        if self.sets("dedupe_window") and 0 < self.max_age < self.dedupe_window:
+            raise ValueError("dedupe.window cannot be longer than max_age")
         return self
+
+    def sets(self, field: str) -> bool:
+        """Whether the user has said what `field` is to be."""
+        return field in self.model_fields_set
 
     @property
     def servers(self) -> tuple[Server, ...]:

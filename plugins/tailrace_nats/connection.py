@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -17,13 +17,16 @@ import msgspec
 import nats.errors
 from nats.aio.msg import Msg
 
-from tailrace.errors import ConfigError, TailraceError
+from tailrace.errors import TailraceError
 from tailrace_nats.answers import LostError
 from tailrace_nats.config import NatsConfig, Server
 from tailrace_nats.credentials import credentials
+from tailrace_nats.errors import connecting, forbidden, text_of
 from tailrace_nats.wire import Listener, SecureClient, Wire
 
 log = logging.getLogger("tailrace.nats")
+
+TakeHeaders = Callable[[Mapping[str, str]], None]
 
 _PING = 10
 _LOOK = 0.25
@@ -47,6 +50,11 @@ class Connection:
         self._broken = asyncio.Event()
         self._cause: Exception | None = None
         self._next = 1
+
+    @property
+    def token(self) -> str:
+        """What no other connection to the server is called by."""
+        return self.inbox.rpartition(".")[2]
 
     @property
     def max_payload(self) -> int:
@@ -93,22 +101,25 @@ class Connection:
             async with asyncio.timeout(self._config.ack_timeout):
                 await self._wire.write(data)
         except (OSError, TimeoutError) as error:
-            raise LostError(f"the connection to {self.server} broke: {_text(error)}") from error
+            raise LostError(f"the connection to {self.server} broke: {text_of(error)}") from error
 
     async def wait(self) -> None:
         """Return when something has been heard since the last time; LostError if nothing is."""
+        await self._until(self._news, "acknowledgement")
+        self._news.clear()
+        self.check()
+
+    async def _until(self, news: asyncio.Event, what: str) -> None:
         patience = self._config.ack_timeout
         end = asyncio.get_running_loop().time() + patience
-        while not self._news.is_set():
+        while not news.is_set():
             self.check()  # older nats-py does not always say that it has closed
             left = end - asyncio.get_running_loop().time()
             if left <= 0:
-                raise LostError(f"no acknowledgement from {self.server} for {patience:g} s")
+                raise LostError(f"no {what} from {self.server} for {patience:g} s")
             with suppress(TimeoutError):
                 async with asyncio.timeout(min(left, _LOOK)):
-                    await self._news.wait()
-        self._news.clear()
-        self.check()
+                    await news.wait()
 
     def check(self) -> None:
         """Raise what has gone wrong with the connection, if anything."""
@@ -116,7 +127,7 @@ class Connection:
             raise self.fault
         if self._client.is_closed:
             cause = self._client.last_error or self._cause
-            raise LostError(f"the connection to {self.server} is lost: {_text(cause)}")
+            raise LostError(f"the connection to {self.server} is lost: {text_of(cause)}")
 
     async def flush(self) -> None:
         """Return when the server has taken in everything sent so far."""
@@ -124,7 +135,7 @@ class Connection:
             await self._client.flush(max(1, round(self._config.ack_timeout)))
         except (nats.errors.Error, OSError) as error:
             self.check()
-            raise LostError(f"no answer from {self.server}: {_text(error)}") from error
+            raise LostError(f"no answer from {self.server}: {text_of(error)}") from error
         self.check()
 
     async def request(self, subject: str, payload: object = None) -> dict[str, Any] | None:
@@ -137,9 +148,41 @@ class Connection:
             return None
         except (nats.errors.Error, OSError) as error:
             self.check()
-            raise LostError(f"no answer to {subject} from {self.server}: {_text(error)}") from error
+            raise LostError(
+                f"no answer to {subject} from {self.server}: {text_of(error)}"
+            ) from error
         answer: dict[str, Any] = msgspec.json.decode(reply.data)
         return answer
+
+    async def fetch(self, subject: str, payload: object, count: int, take: TakeHeaders) -> None:
+        """Ask a pull consumer for `count` messages, and give the headers of each to `take`.
+
+        Returns early when the server says that there are no more.
+        """
+        heard = asyncio.Event()
+        left = count
+
+        async def hear(message: Msg) -> None:
+            nonlocal left
+            headers = message.headers or {}
+            if "Status" in headers:
+                left = 0
+            elif left:
+                left -= 1
+                take(headers)
+            heard.set()
+
+        try:
+            replies = self._client.new_inbox()
+            subscription = await self._client.subscribe(replies, cb=hear)
+            await self._client.publish(subject, msgspec.json.encode(payload), reply=replies)
+            while left:
+                await self._until(heard, f"answer to {subject}")
+                heard.clear()
+            await subscription.unsubscribe()
+        except nats.errors.Error as error:
+            self.check()
+            raise LostError(f"no answer from {self.server}: {text_of(error)}") from error
 
     async def _unless_broken(self, asked: Coroutine[Any, Any, Msg]) -> Msg:
         """A refused request has no answer: do not wait for one."""
@@ -170,18 +213,16 @@ class Connection:
         self._news.set()
 
     async def _take_one(self, message: Msg) -> None:
-        self._take([(message.subject[len(self.inbox) + 1 :].encode(), message.data)])
+        # An empty answer without headers is of a message that is taken and not stored yet.
+        body = message.data if message.headers else message.data or b"{}"
+        self._take([(message.subject[len(self.inbox) + 1 :].encode(), body)])
 
     async def _on_error(self, error: Exception) -> None:
         self._cause = error
-        text = _text(error)
+        text = text_of(error)
         log.debug("%s: %s", self.server, text)
         if "permissions violation" in text:
-            self.fault = ConfigError(
-                f"sink.url: {self.server} refuses: {text}",
-                mend="grant the user publish on the events' subjects and on $JS.API.>, "
-                f"and subscribe on {self._config.inbox}.>",
-            )
+            self.fault = forbidden(text, self.server, self._config)
             self._break()
 
     async def _on_closed(self) -> None:
@@ -210,57 +251,8 @@ class Connection:
 
     def _translated(self, error: Exception) -> TailraceError:
         cause = self._cause if isinstance(error, nats.errors.NoServersError) else error
-        return _connecting(cause or error, self.server)
-
-
-def _text(error: BaseException | None) -> str:
-    return (str(error) or type(error).__name__).removeprefix("nats: ") if error else "closed"
-
-
-def _authorization(text: str, server: Server) -> TailraceError:
-    return ConfigError(
-        f"sink.url: {server} refuses the credentials: {text}",
-        mend="set sink.user and sink.password, sink.token or sink.creds to what the server expects",
-    )
-
-
-def _encryption(text: str, server: Server) -> TailraceError:
-    return ConfigError(
-        f"sink.tls: no TLS connection to {server}: {text}",
-        mend="set sink.tls.ca to the authority that signed the server's certificate, "
-        "and sink.tls.cert if the server asks for one",
-    )
-
-
-def _unreachable(text: str, server: Server) -> TailraceError:
-    return LostError(f"cannot reach {server}: {text}")
-
-
-def _bad_creds(text: str, server: Server) -> TailraceError:
-    return ConfigError(
-        f"sink.creds: not accepted for {server}: {text}",
-        mend="make a new file with: nsc generate creds --account ACCOUNT --name USER",
-    )
-
-
-_CONNECTING: list[tuple[type[Exception], str, Callable[[str, Server], TailraceError]]] = [
-    (nats.errors.AuthorizationError, "", _authorization),
-    (nats.errors.Error, "authorization", _authorization),
-    (nats.errors.Error, "authentication", _authorization),
-    (nats.errors.SecureConnWantedError, "", _encryption),
-    (nats.errors.SecureConnRequiredError, "", _encryption),
-    (nats.errors.InvalidUserCredentialsError, "", _bad_creds),
-    (ssl.SSLError, "", _encryption),
-    (OSError, "", _unreachable),
-    (TimeoutError, "", _unreachable),
-    (nats.errors.Error, "", _unreachable),
-]
-"""How a failure to connect reads: exception, a word in its text, and what is made of it."""
-
-
-def _connecting(error: Exception, server: Server) -> TailraceError:
-    text = _text(error)
-    for kind, word, made in _CONNECTING:
-        if isinstance(error, kind) and word in text.lower():
-            return made(text, server)
-    return _bad_creds(type(error).__name__, server)
+        found = connecting(cause or error, self.server, self._config)
+        if isinstance(found, LostError) and self._client.certificate_wanted:
+            # With TLS 1.3 a certificate is refused after the handshake, without a word.
+            found.message += "; it asks for a certificate, and may not accept sink.tls.cert"
+        return found

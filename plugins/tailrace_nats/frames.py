@@ -13,9 +13,8 @@ from tailrace.errors import PermanentError
 from tailrace.event import Event
 from tailrace.formats import Message
 from tailrace.schema import TableSchema
-from tailrace.template import Template
 from tailrace.values import rfc3339
-from tailrace_nats.subjects import LONGEST
+from tailrace_nats.subjects import LONGEST, Subjects
 
 _CRLF = b"\r\n"
 _UNSAFE = re.compile(rb"[^!-$&-~]")
@@ -43,9 +42,8 @@ def header_ids(messages: Sequence[Message]) -> list[str]:
 class Framer:
     """Builds frames for one pipeline. Keeps what it knows of tables; holds nothing of a batch."""
 
-    def __init__(self, subject: Template, name: str) -> None:
-        self._subject = subject
-        self._name = name
+    def __init__(self, subjects: Subjects) -> None:
+        self._subjects = subjects
         self._routes: dict[tuple[int, str], tuple[TableSchema, str, str]] = {}
 
     def frames(
@@ -53,7 +51,8 @@ class Framer:
     ) -> bytes:
         """The frames of `messages`, to be written as they are.
 
-        A reply is a subject and a space, or nothing. `ids` are those of `header_ids`.
+        A reply is a subject and a space, or nothing. `ids` are those of `header_ids`; lines of
+        further headers may follow an id.
         """
         parts: list[bytes] = []
         add = parts.append
@@ -110,12 +109,12 @@ class Framer:
             return found
         if len(self._routes) >= _CACHED:
             self._routes.clear()
-        subject = self._subject.render(event.table, event.op, self._name)
+        subject = self._subjects.of(event.table, event.op)
         if len(subject) > LONGEST:
             raise PermanentError(
                 f"the subject of {event.table.label} has {len(subject)} characters; "
                 f"a server takes {LONGEST}",
-                mend="use fewer names in sink.subject",
+                mend="use fewer names in sink.subject (or sink.subjects.*)",
             )
         route = (event.table, f"HPUB {subject} ", header_value(event.table.label))
         self._routes[id(event.table), event.op] = route

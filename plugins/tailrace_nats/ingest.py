@@ -9,7 +9,6 @@ been stored twice over is dropped by its id.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import count
 
 from tailrace_nats.answers import (
     TOO_LARGE,
@@ -33,7 +32,6 @@ OUTSTANDING = 2
 """Paces that may be on their way without an acknowledgement."""
 
 _FIRST, _NEXT, _LAST = 0, 1, 2
-_batches = count(1)
 
 
 async def ingest(connection: Connection, framer: Framer, stream: Stream, outbox: Outbox) -> None:
@@ -67,7 +65,8 @@ class FastBatch:
         self.pace = FLOW
         self.over = False
         self.failure: tuple[int, ApiError] | None = None
-        self.id = str(next(_batches))
+        # The server tells batches apart by this alone, whoever sends them.
+        self.id = f"{connection.token}-{connection.numbers(1)}"
         self._key = self.id.encode()
 
     async def run(self) -> None:

@@ -32,6 +32,17 @@ async def publish(
 
     Raises as `ingest.ingest` does; then `outbox` knows what must be stored once more.
     """
+    behind = len(outbox.messages) - outbox.end
+    if outbox.stamped and not behind:
+        outbox.end -= 1  # the stamp vouches for everything before it, so that must be stored first
+    await _publish_pending(connection, framer, stream, outbox, window)
+    outbox.end = len(outbox.messages) - behind
+    await _publish_pending(connection, framer, stream, outbox, window)
+
+
+async def _publish_pending(
+    connection: Connection, framer: Framer, stream: Stream, outbox: Outbox, window: int
+) -> None:
     while outbox.pending:
         await Window(connection, framer, stream, outbox, window).run()
 

@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import logging
 import ssl
+import time
 from itertools import repeat
 from typing import ClassVar
 
 from tailrace.connector import Finding, Setup, Sink
 from tailrace.errors import ConfigError, RejectedError, TailraceError, TransientError
-from tailrace.event import Batch
+from tailrace.event import Batch, Position
 from tailrace.formats import Format
-from tailrace_nats import subjects
+from tailrace_nats import atomic
 from tailrace_nats.answers import LostError, UntakenError
 from tailrace_nats.check import examine
 from tailrace_nats.config import NatsConfig
 from tailrace_nats.connection import Connection
-from tailrace_nats.credentials import check_creds, tls_context
+from tailrace_nats.credentials import check_creds, check_nkey, tls_context
 from tailrace_nats.frames import Framer
 from tailrace_nats.ingest import ingest
+from tailrace_nats.known import Known
+from tailrace_nats.newest import FAR, Newest, Reader
 from tailrace_nats.outbox import Outbox
 from tailrace_nats.pubacks import publish
+from tailrace_nats.settings import drift, durability
+from tailrace_nats.stamp import Stamper
 from tailrace_nats.stream import Stream, Streams
+from tailrace_nats.subjects import Subjects
 
 log = logging.getLogger("tailrace.nats")
 
@@ -33,24 +39,35 @@ class NatsSink(Sink):
 
     What is unacknowledged when a connection breaks is sent again on the next one, in order and
     under the same ids, at once as long as that makes headway; else `write` raises TransientError.
+    What the stream has already is left out: at the start by what is read back from it, and after
+    a break that outlasts the stream's own window.
     """
 
     Config: ClassVar[type[NatsConfig]] = NatsConfig
+    capabilities = frozenset({"ordered_per_key", "idempotent", "position", "atomic_transactions"})
     config: NatsConfig
 
     def __init__(self, config: NatsConfig, setup: Setup, format: Format) -> None:
         super().__init__(config, setup, format)
         self._servers = list(config.servers)
-        subject = subjects.template(config.subject)
-        self._framer = Framer(subject, setup.name)
-        self._streams = Streams(config, subject, setup.name)
+        self._subjects = Subjects(config.subject, config.subjects, setup.name)
+        self._framer = Framer(self._subjects)
+        self._streams = Streams(config, self._subjects)
         self._context: ssl.SSLContext | None = None
         self._connection: Connection | None = None
         self._stream: Stream | None = None
+        self._limit = atomic.Limit()
         self._again: dict[str, int] = {}
+        self._known: Known | None = None
+        self._begun: float | None = None  # when the oldest unacknowledged message was sent first
+
+    @property
+    def whole(self) -> bool:
+        return self.config.atomic
 
     async def open(self) -> None:
         check_creds(self.config.creds)
+        check_nkey(self.config.nkey)
         self._context = tls_context(self.config)
         try:
             await self._connect()
@@ -65,43 +82,96 @@ class NatsSink(Sink):
     async def check(self) -> list[Finding]:
         return await examine(self.config, self.setup.name)
 
+    async def position(self) -> Position | None:
+        if not self.config.resume or self.config.mode == "core":
+            return None
+        try:
+            newest = await self._newest(await self._connected())
+        except LostError:
+            await self._drop(lost=True)
+            raise
+        self._known = Known(newest.ids, self._replayed) if newest.ids else None
+        return newest.position
+
+    @property
+    def _replayed(self) -> int:
+        """What a restart may deliver again, in events."""
+        return min(2 * self.setup.batch_events, FAR)
+
+    async def _newest(self, connection: Connection) -> Newest:
+        assert self._stream is not None
+        reader = Reader(connection, self._stream.name, self._subjects.shapes, self._stamper)
+        return await reader.read(self._replayed)
+
+    @property
+    def _stamper(self) -> Stamper:
+        return Stamper(self.setup.name, self.source)
+
     async def write(self, batch: Batch) -> None:
-        outbox = Outbox(self.format.encode(batch.events), self._again)
-        stuck = False
-        while outbox.pending:
-            before = outbox.pending
-            try:
-                await self._deliver(outbox)
-            except LostError as error:
-                await self._drop(lost=True)
-                if stuck and outbox.pending == before:
-                    raise
-                stuck = outbox.pending == before
-                log.warning("%s; sending again what is unacknowledged", error.message)
-            except UntakenError as error:
-                raise await self._explained(error) from error
+        stamp = None if self._stream is None else self._stamper.headers(batch.position)
+        outbox = Outbox(self.format.encode(batch.events), self._again, stamp)
+        known = self._known and self._known.leave_out(outbox)
+        await self._deliver_all(outbox)
         self._again.clear()
+        self._known, self._begun = known, None
         if outbox.rejected:
             raise RejectedError(
                 outbox.rejected,
                 mend="raise max_payload of the server and max_msg_size of the stream",
             )
 
+    async def _deliver_all(self, outbox: Outbox) -> None:
+        stuck = False
+        while outbox.left:
+            before = outbox.left
+            try:
+                await self._deliver(outbox)
+            except LostError as error:
+                await self._drop(lost=True)
+                if stuck and outbox.left == before:
+                    raise
+                stuck = outbox.left == before
+                log.warning("%s; sending again what is unacknowledged", error.message)
+            except UntakenError as error:
+                raise await self._explained(error) from error
+
     async def _deliver(self, outbox: Outbox) -> None:
-        connection = self._connection or await self._connect()
+        connection = await self._connected()
         connection.check()
-        outbox.reject_larger(self._framer, connection.max_payload, "max_payload is smaller")
-        stream = self._stream
-        if stream is None:
+        outbox.all_to_send()
+        if self._stream is None:
+            outbox.reject_larger(self._framer, connection.max_payload, "max_payload is smaller")
             await self._publish_plainly(connection, outbox)
             return
-        if stream.max_size is not None:
-            outbox.reject_larger(self._framer, stream.max_size, f"{stream.name} takes less")
-        if stream.batched:
-            await ingest(connection, self._framer, stream, outbox)
+        await self._leave_out_what_came_through(connection, self._stream, outbox)
+        self._reject_larger(connection, self._stream, outbox)
+        if self.config.atomic:
+            await atomic.Delivery(
+                connection, self._framer, self._stream, outbox, self._limit, self.config.window
+            ).run()
+        elif self._stream.batched:
+            await ingest(connection, self._framer, self._stream, outbox)
         else:
             window = 1 if self._again else self.config.window
-            await publish(connection, self._framer, stream, outbox, window)
+            await publish(connection, self._framer, self._stream, outbox, window)
+
+    async def _leave_out_what_came_through(
+        self, connection: Connection, stream: Stream, outbox: Outbox
+    ) -> None:
+        """Of an earlier attempt, if that is so long ago that the stream may have forgotten it."""
+        now = time.monotonic()
+        if self._begun is None:
+            self._begun = now
+        elif self.config.resume and now - self._begun > stream.window / 2:
+            newest = await self._newest(connection)
+            Known(newest.ids, outbox.left).leave_out(outbox)
+
+    def _reject_larger(self, connection: Connection, stream: Stream, outbox: Outbox) -> None:
+        spare = atomic.OVERHEAD if self.config.atomic else 0
+        limit = connection.max_payload - spare
+        outbox.reject_larger(self._framer, limit, "max_payload is smaller")
+        if stream.max_size is not None:
+            outbox.reject_larger(self._framer, stream.max_size - spare, f"{stream.name} takes less")
 
     async def _publish_plainly(self, connection: Connection, outbox: Outbox) -> None:
         for low in range(0, len(outbox.messages), _CHUNK):
@@ -112,6 +182,9 @@ class NatsSink(Sink):
         await connection.flush()
         outbox.done = len(outbox.messages)
 
+    async def _connected(self) -> Connection:
+        return self._connection or await self._connect()
+
     async def _connect(self) -> Connection:
         """A connection to the first server that takes us, and the stream as it is there."""
         errors: list[TailraceError] = []
@@ -120,8 +193,7 @@ class NatsSink(Sink):
             try:
                 await connection.open()
                 if self.config.mode == "jetstream":
-                    first = self._stream is None
-                    self._stream = await self._streams.find(connection, first=first)
+                    await self._find_stream(connection)
             except (ConfigError, TransientError) as error:
                 await connection.close(lost=True)
                 errors.append(error)
@@ -133,6 +205,14 @@ class NatsSink(Sink):
                 return connection
             self._servers.append(self._servers.pop(0))
         raise _worst(errors)
+
+    async def _find_stream(self, connection: Connection) -> None:
+        first = self._stream is None
+        self._stream = await self._streams.find(connection, first=first)
+        if first:
+            log.info("%s", durability(self._stream.config))
+            for difference, cure in drift(self.config, self._stream.config):
+                log.warning("%s; it is left so -> %s", difference, cure)
 
     async def _drop(self, *, lost: bool) -> None:
         connection, self._connection = self._connection, None

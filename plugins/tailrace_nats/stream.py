@@ -3,52 +3,65 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 from msgspec import Struct
 
 from tailrace.errors import ConfigError, TransientError
-from tailrace.template import Template
-from tailrace_nats import subjects
 from tailrace_nats.config import NatsConfig
 from tailrace_nats.connection import Connection
+from tailrace_nats.settings import ATOMIC_SINCE, FAST_SINCE, to_make
+from tailrace_nats.subjects import (
+    Subjects,
+    covers,
+    overlap,
+    shapes,
+    stream_name,
+    to_cover,
+    with_added,
+)
 
 log = logging.getLogger("tailrace.nats")
 
 NOT_FOUND = 10059
 NOT_ENABLED = (10039, 10076)
 OVERLAP = 10065
-BATCHES_SINCE = (2, 14)
 _WARMING_UP = 503
 
 
 class Stream(Struct, frozen=True):
-    """What must be known of a stream. `batched`: it takes fast-ingest batches."""
+    """What must be known of a stream. `batched`: it takes fast-ingest batches.
+
+    `window` is how long it drops repeats, in seconds; `config` is all of JetStream's own.
+    """
 
     name: str
     subjects: tuple[str, ...]
     batched: bool
-    max_size: int | None = None
+    window: float
+    max_size: int | None
+    config: Mapping[str, Any]
 
     def takes(self, shape: str) -> bool:
         """Whether a subject of this shape can reach the stream."""
-        return any(subjects.overlap(shape, pattern) for pattern in self.subjects)
+        return any(overlap(shape, pattern) for pattern in self.subjects)
 
 
 class Streams:
     """Finds or makes the stream of one pipeline."""
 
-    def __init__(self, config: NatsConfig, subject: Template, pipeline: str) -> None:
+    def __init__(self, config: NatsConfig, subjects: Subjects) -> None:
         self._config = config
-        self._subject = subject
-        self._pipeline = pipeline
-        self.name = config.stream or subjects.stream_name(pipeline)
+        self._subjects = subjects
+        self.name = config.stream or stream_name(subjects.name)
 
     async def find(self, connection: Connection, *, first: bool) -> Stream:
         """The stream; made if it is missing, this is the `first` time and ``create`` says so.
 
-        Raises ConfigError if it is missing or takes other subjects. No JetStream is a ConfigError
-        the first time; later it may have been switched off for a while, by a full disk say.
+        Raises ConfigError if it is missing, takes other subjects or no atomic batches where these
+        are wanted. No JetStream is a ConfigError the first time; later it may have been switched
+        off for a while, by a full disk say.
         """
         try:
             found = await self._ask(connection, "INFO", None)
@@ -63,16 +76,35 @@ class Streams:
         if "error" in found:
             raise self._failed(found)
         stream = _stream(found["config"], connection)
-        wanted = subjects.shapes(self._subject, self._pipeline)
-        if not any(map(stream.takes, wanted)):
-            more = subjects.with_added(stream.subjects, self._cover() or wanted[0])
-            raise ConfigError(
-                f"sink.stream: stream {stream.name} takes {', '.join(stream.subjects)}, "
-                f"but events go to {wanted[0]}",
-                mend=f"set sink.subject, or: nats stream edit {stream.name} "
-                f"--subjects '{','.join(more)}'",
-            )
+        self._check_subjects(stream)
+        self._check_atomic(stream, connection)
         return stream
+
+    def _check_subjects(self, stream: Stream) -> None:
+        for key, subject in self._subjects.keys.items():
+            wanted = shapes(subject, self._subjects.name)
+            if not any(map(stream.takes, wanted)):
+                missing = to_cover(subject, self._subjects.name) or wanted[0]
+                raise ConfigError(
+                    f"sink.stream: stream {stream.name} takes {', '.join(stream.subjects)}, "
+                    f"but events go to {wanted[0]} ({key})",
+                    mend=f"set {key}, or: nats stream edit {stream.name} "
+                    f"--subjects '{','.join(with_added(stream.subjects, missing))}'",
+                )
+
+    def _check_atomic(self, stream: Stream, connection: Connection) -> None:
+        if not self._config.atomic or stream.config.get("allow_atomic"):
+            return
+        if connection.version < ATOMIC_SINCE:
+            version = ".".join(map(str, connection.version))
+            raise ConfigError(
+                f"sink.atomic: {connection.server} is NATS {version}, which has no atomic batches",
+                mend="update the server to 2.12 or newer, or set sink.atomic=false",
+            )
+        raise ConfigError(
+            f"sink.atomic: stream {stream.name} takes no atomic batches",
+            mend=f"nats stream edit {stream.name} --allow-batch",
+        )
 
     async def look(self, connection: Connection) -> dict[str, Any] | None:
         """What JetStream says of the stream as it is; None if `find` would make it. Makes none.
@@ -88,25 +120,23 @@ class Streams:
             return found
         if not self._config.create:
             raise self._missing()
-        cover = self._to_listen_to()
-        if names := await self._takers(connection, cover):
-            raise self._overlapping(cover, names)
+        wanted = self._to_listen_to()
+        if names := await self._takers_of(connection, wanted):
+            raise self._overlapping(wanted, names)
         return None
 
     async def _one_that_covers(self, connection: Connection) -> dict[str, Any] | None:
         """The stream of another pipeline, say, that takes all our subjects; no second one can."""
-        cover = self._cover()
-        if cover is None:
-            return None
-        names = await self._takers(connection, cover)
-        if len(names) != 1:
+        wanted = self._subjects.to_cover or []
+        found = [await self._takers(connection, cover) for cover in wanted]
+        if not found or len(names := found[0]) != 1 or any(each != names for each in found):
             return None
         own, self.name = self.name, names[0]
-        found = await self._ask(connection, "INFO", None)
-        taken = found.get("config", {}).get("subjects") or ()
-        if any(subjects.covers(pattern, cover) for pattern in taken):
-            log.info("events go to stream %s, which takes %s already", self.name, cover)
-            return found
+        info = await self._ask(connection, "INFO", None)
+        taken = info.get("config", {}).get("subjects") or ()
+        if all(any(covers(pattern, cover) for pattern in taken) for cover in wanted):
+            log.info("events go to stream %s, which takes %s already", self.name, ", ".join(wanted))
+            return info
         self.name = own
         return None
 
@@ -115,37 +145,39 @@ class Streams:
         answer = await connection.request("$JS.API.STREAM.NAMES", {"subject": cover})
         return (answer or {}).get("streams") or []
 
-    def _to_listen_to(self) -> str:
-        cover = self._cover()
-        if cover is None:
+    async def _takers_of(self, connection: Connection, wanted: list[str]) -> list[str]:
+        found = [name for cover in wanted for name in await self._takers(connection, cover)]
+        return list(dict.fromkeys(found))
+
+    def _to_listen_to(self) -> list[str]:
+        wanted = self._subjects.to_cover
+        if wanted is None:
             raise ConfigError(
                 f"sink.stream: stream {self.name} is missing, and sink.subject does not say which "
                 "subjects it would take, as its first part varies",
                 mend=f"begin sink.subject with a word of its own, or: nats stream add {self.name}",
             )
-        return cover
+        return wanted
 
     async def _make(self, connection: Connection) -> dict[str, Any]:
-        cover = self._to_listen_to()
-        wanted: dict[str, Any] = {
-            "name": self.name,
-            "subjects": [cover],
-            "storage": "file",
-            "retention": "limits",
-            "num_replicas": 1,
-            "duplicate_window": round(self._config.dedupe_window * 1_000_000_000),
-        }
-        if connection.version >= BATCHES_SINCE:
-            wanted["allow_batched"] = True
-        made = await self._ask(connection, "CREATE", wanted)
+        wanted = self._to_listen_to()
+        settings = to_make(self._config, connection.version)
+        config = {"name": self.name, "subjects": wanted, "retention": "limits", **settings}
+        made = await self._ask(connection, "CREATE", config)
         if _code(made) == OVERLAP:
-            names = await self._takers(connection, cover)
-            raise self._overlapping(cover, names or ["another stream"])
+            names = await self._takers_of(connection, wanted)
+            raise self._overlapping(wanted, names or ["another stream"])
+        if "error" in made and isinstance(self._failed(made), ConfigError):
+            raise ConfigError(
+                f"sink.stream: stream {self.name} cannot be made: {_text(made)}",
+                mend="mend what it says (sink.storage, sink.replicas, sink.max_bytes and their "
+                "like are the stream's settings), or make the stream yourself",
+            )
         return made
 
-    def _overlapping(self, cover: str, names: list[str]) -> ConfigError:
+    def _overlapping(self, wanted: list[str], names: list[str]) -> ConfigError:
         return ConfigError(
-            f"sink.stream: a new stream {self.name} for {cover} would overlap with "
+            f"sink.stream: a new stream {self.name} for {', '.join(wanted)} would overlap with "
             f"{', '.join(names)}",
             mend=f"set sink.stream={names[0]}, or a sink.subject of its own "
             "(sink.subject=cdc.{name}.{schema}.{table})",
@@ -160,11 +192,8 @@ class Streams:
             )
         return answer
 
-    def _cover(self) -> str | None:
-        return subjects.to_cover(self._subject, self._pipeline)
-
     def _missing(self) -> ConfigError:
-        cover = self._cover() or "SUBJECTS"
+        cover = ",".join(self._subjects.to_cover or ["SUBJECTS"])
         return ConfigError(
             f"sink.stream: there is no stream {self.name}",
             mend=f"nats stream add {self.name} --subjects '{cover}' --defaults, "
@@ -172,12 +201,11 @@ class Streams:
         )
 
     def _failed(self, answer: dict[str, Any]) -> ConfigError | TransientError:
-        error = answer["error"]
-        text = f"{error.get('description')} ({error.get('err_code')})"
-        if error.get("code") == _WARMING_UP and _code(answer) not in NOT_ENABLED:
-            return TransientError(f"stream {self.name} is not to be had: {text}")
+        text = f"stream {self.name} is not to be had: {_text(answer)}"
+        if answer["error"].get("code") == _WARMING_UP and _code(answer) not in NOT_ENABLED:
+            return TransientError(text)
         return ConfigError(
-            f"sink.stream: stream {self.name} is not to be had: {text}",
+            f"sink.stream: {text}",
             mend=f"see what the server says: nats stream info {self.name}",
         )
 
@@ -186,11 +214,18 @@ def _code(answer: dict[str, Any]) -> int:
     return int(answer.get("error", {}).get("err_code", 0))
 
 
+def _text(answer: dict[str, Any]) -> str:
+    error = answer["error"]
+    return f"{error.get('description')} ({error.get('err_code')})"
+
+
 def _stream(config: dict[str, Any], connection: Connection) -> Stream:
     size = config.get("max_msg_size", -1)
     return Stream(
         name=config["name"],
         subjects=tuple(config.get("subjects") or ()),
-        batched=bool(config.get("allow_batched")) and connection.version >= BATCHES_SINCE,
+        batched=bool(config.get("allow_batched")) and connection.version >= FAST_SINCE,
+        window=config.get("duplicate_window", 0) / 1_000_000_000,
         max_size=size if size >= 0 else None,
+        config=config,
     )

@@ -6,9 +6,10 @@ Pure text. A name from a database becomes exactly one part of a subject token, w
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from urllib.parse import unquote_to_bytes
 
+from tailrace.schema import TableSchema
 from tailrace.template import Template
 
 LONGEST = 2_000
@@ -66,6 +67,52 @@ def to_cover(subject: Template, name: str) -> str | None:
     if fixed == shape:
         return shape
     return f"{fixed}>" if fixed else None
+
+
+class Subjects:
+    """Where the events of pipeline `name` go: a template for all tables, others for single ones.
+
+    `tables` maps a table's label (``schema.table``) to the text of its template.
+    """
+
+    def __init__(self, text: str, tables: Mapping[str, str], name: str) -> None:
+        self.name = name
+        self._template = template(text)
+        self._tables = {label: template(own) for label, own in tables.items()}
+
+    def of(self, table: TableSchema, op: str) -> str:
+        """The subject of an event."""
+        return self._tables.get(table.label, self._template).render(table, op, self.name)
+
+    @property
+    def templates(self) -> Iterable[Template]:
+        """All of them."""
+        return self.keys.values()
+
+    @property
+    def keys(self) -> dict[str, Template]:
+        """The templates by the keys that they were given under."""
+        own = {f"sink.subjects.{label}": subject for label, subject in self._tables.items()}
+        return {"sink.subject": self._template, **own}
+
+    @property
+    def shapes(self) -> list[str]:
+        """The subjects of all templates, without those that another takes in."""
+        return _widest(shape for each in self.templates for shape in shapes(each, self.name))
+
+    @property
+    def to_cover(self) -> list[str] | None:
+        """What a new stream listens to; None if the first token of a template varies."""
+        covered = [to_cover(subject, self.name) for subject in self.templates]
+        return None if None in covered else _widest(filter(None, covered))
+
+
+def _widest(patterns: Iterable[str]) -> list[str]:
+    found: list[str] = []
+    for pattern in patterns:
+        if not any(covers(other, pattern) for other in found):
+            found = [other for other in found if not covers(pattern, other)] + [pattern]
+    return found
 
 
 def overlap(one: str, other: str) -> bool:

@@ -58,6 +58,11 @@ class SecureClient(Client):
 
     tls_wanted = False
 
+    @property
+    def certificate_wanted(self) -> bool:
+        """Whether the server asks who we are by a certificate."""
+        return bool(self._server_info.get("tls_verify"))
+
     def _connect_command(self) -> bytes:
         writer = getattr(self._transport, "_io_writer", None)
         if self.tls_wanted and (writer is None or writer.get_extra_info("ssl_object") is None):
@@ -80,6 +85,7 @@ class AnswerParser(Parser):
         self._start = f"MSG {inbox}.".encode()
         self._run = re.compile(rb"(?:%b)+" % (frame % (start, rb"\S+", rb"\{[^\r\n]*\}")))
         self._frame = re.compile(frame % (start, rb"(\S+)", rb"(\{[^\r\n]*\})"))
+        self._empty = re.compile(rb"%b\S+ \d+ 0\r\n" % start)
         self._listener = listener
 
     async def parse(self, data: bytes = b"") -> None:
@@ -87,11 +93,16 @@ class AnswerParser(Parser):
             data = bytes(self.buf) + data
             self.buf.clear()
             data = self._take(data)
-            if data.startswith(self._start) and len(data) < len(self._start) + 1_000:
+            if self._may_go_on(data):
                 self.buf.extend(data)
                 return
         if data:
             await super().parse(data)
+
+    def _may_go_on(self, data: bytes) -> bool:
+        """Whether `data` is the beginning of an answer."""
+        begun = data.startswith(self._start) and len(data) < len(self._start) + 1_000
+        return begun and not self._empty.match(data)
 
     def _take(self, data: bytes) -> bytes:
         run = self._run.match(data)

@@ -36,6 +36,7 @@ def made(url: str, **config: object) -> None:
 NANO = 1_000_000_000
 FLAGS: dict[str, tuple[str, Callable[[str], object]]] = {
     "--allow-fast": ("allow_batched", bool),
+    "--allow-batch": ("allow_atomic", bool),
     "--ack": ("no_ack", lambda value: False),
     "--dupe-window": ("duplicate_window", lambda value: int(value.removesuffix("s")) * NANO),
     "--max-bytes": ("max_bytes", int),
@@ -180,17 +181,23 @@ def test_what_the_user_may_not_do(configured: Callable[[str], Nats]) -> None:
     info, making = '"$JS.API.STREAM.INFO.orders"', '"$JS.API.STREAM.*", "$JS.API.STREAM.CREATE.*"'
     server = configured(USER.format(limits="enabled", permissions=f"{{publish: [{asking}]}}"))
 
+    calls = ("CREATE", "MSG.NEXT", "DELETE")
+    reading = ", ".join(f'"$JS.API.CONSUMER.{call}.orders.>"' for call in calls)
+
     def given(publish: str, subscribe: str) -> list[Finding]:
         permissions = f"{{publish: {publish}, subscribe: {subscribe}}}"
         server.config = USER.format(limits="enabled", permissions=permissions)
         server.restart()
         return troubles(checked(server.url, user="u", password="p"))
 
-    subjects, stream = given(f"[{asking}]", '"_INBOX.>"')
+    subjects, stream, *consumers = given(f"[{asking}]", '"_INBOX.>"')
     assert "may not publish on cdc.*.*.*" in subjects.text
     assert 'publish: { allow: ["$JS.API.STREAM.INFO.orders"] }' in str(stream.mend)
 
-    allow = f'[{asking}, {info}, {making}, "cdc.>"]'
+    assert len(consumers) == 3
+    assert all("$JS.API.CONSUMER." in finding.text for finding in consumers)
+
+    allow = f'[{asking}, {info}, {making}, {reading}, "cdc.>"]'
     [part] = given(f'{{allow: {allow}, deny: "cdc.hr.>"}}', '"_INBOX.>"')
     assert part.level == "warning"
     assert "a part of cdc.*.*.* only" in part.text
@@ -264,8 +271,38 @@ def test_a_stream_with_some_of_the_subjects(nats: Nats) -> None:
 )
 def test_a_stream_that_bites(nats: Nats, level: str, subject: str, config: dict[str, Any]) -> None:
     made(nats.url, **config)
-    carry_out(nats.url, the(level, subject, checked(nats.url)))
-    assert troubles(checked(nats.url)) == []
+    carry_out(nats.url, the(level, subject, checked(nats.url, resume="false")))
+    assert troubles(checked(nats.url, resume="false")) == []
+
+
+def test_a_short_window_does_not_bite_what_is_read_back(nats: Nats) -> None:
+    made(nats.url, duplicate_window=5 * NANO)
+    assert "read back first" in said("duplicate_window", checked(nats.url))
+
+
+def test_settings_that_differ_from_the_keys(nats: Nats) -> None:
+    made(nats.url)
+    keys = {"max_bytes": "1MiB", "dedupe.window": "30s", "allow_atomic": "true"}
+    found = [f for f in checked(nats.url, **keys) if f.subject == "settings"]
+    assert [f.level for f in found] == ["warning"] * 3
+    for finding in found:
+        carry_out(nats.url, finding)
+    assert [f for f in checked(nats.url, **keys) if f.subject == "settings"] == []
+
+
+def test_a_stream_that_takes_no_atomic_batches(nats: Nats) -> None:
+    made(nats.url)
+    carry_out(nats.url, the("error", "stream", checked(nats.url, atomic="true")))
+    assert troubles(checked(nats.url, atomic="true")) == []
+
+
+def test_a_subject_of_one_table_that_the_stream_does_not_take(nats: Nats) -> None:
+    made(nats.url, subjects=["cdc.>", "x.a"])
+    own = {"subjects.*": {"public.users": "x.{table}"}}
+    part = the("warning", "stream", checked(nats.url, stream="orders", **own))
+    assert "not all of x.*" in part.text
+    carry_out(nats.url, part)
+    assert troubles(checked(nats.url, stream="orders", **own)) == []
 
 
 @pytest.mark.parametrize("limit", ["max_bytes", "max_msgs"])

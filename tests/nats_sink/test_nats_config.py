@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
+from tailrace.assembly import build
+from tailrace.registry import Registry
+from tailrace.resolve import resolve
+from tailrace.settings import collect
 from tailrace_nats.config import NatsConfig
+from tailrace_nats.sink import NatsSink
 
 CANARY = "c4nary-pa55word"
 
@@ -52,7 +59,7 @@ def test_bad_values_are_named_with_their_key() -> None:
     assert "a stream's name has no spaces" in said(stream="a.b")
     assert "user and password go together" in said(user="joe")
     assert "tls.key needs tls.cert" in said(**{"tls.key": __file__})
-    assert "set one of user, token and creds" in said(user="j", password=CANARY, token=CANARY)
+    assert "set one of user, token, creds and nkey" in said(user="j", password=CANARY, token=CANARY)
     assert "tls.ca" in said(**{"tls.ca": "/nonexistent"})
     assert "ack.timeout" in said(**{"ack.timeout": "0"})
     assert "window" in said(window="0")
@@ -70,3 +77,19 @@ def test_every_default_holds_where_all_values_are_text() -> None:
     assert [str(s) for s in NatsConfig.model_validate_strings({}).servers] == [
         "nats://127.0.0.1:4222"
     ]
+
+
+def test_keys_as_a_user_writes_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A family among them; and atomic asks the source for whole transactions."""
+    monkeypatch.chdir(tmp_path)
+    keys = ["sink.atomic=true", "sink.subjects.public.users=STREAM.notifier", "sink.max_bytes=1kB"]
+    ends = ["source=postgres", "source.dsn=postgresql://h/db", "sink=nats"]
+    [settings] = collect([*ends, *keys], {})
+    pipeline = build(resolve(settings, Registry()))
+    assert isinstance(pipeline.sink, NatsSink)
+    assert pipeline.sink.config.subjects == {"public.users": "STREAM.notifier"}
+    assert pipeline.sink.config.max_bytes == 1_000
+    assert pipeline.sink.whole
+    assert pipeline.source.setup.whole
+    [settings] = collect(ends, {})
+    assert not build(resolve(settings, Registry())).source.setup.whole

@@ -78,7 +78,7 @@ def test_n01_subject_that_the_stream_turns_out_not_to_take(nats: Nats) -> None:
         assert f"no subject of stream narrow{batched:d} takes narrow{batched:d}.shop" in told
 
 
-def test_subject_that_another_stream_takes(nats: Nats) -> None:
+def test_n01_subject_that_another_stream_takes(nats: Nats) -> None:
     async def run(batched: bool) -> str:
         name, thief = f"mine{batched:d}", f"thief{batched:d}"
         await make_stream(nats.url, name=name, subjects=[f"{name}.a.>"], allow_batched=batched)
@@ -93,7 +93,7 @@ def test_subject_that_another_stream_takes(nats: Nats) -> None:
         assert f"no subject of stream mine{batched:d}" in asyncio.run(run(batched))
 
 
-def test_overlap_with_another_stream_names_it(nats: Nats) -> None:
+def test_n01_overlap_with_another_stream_names_it(nats: Nats) -> None:
     asyncio.run(make_stream(nats.url, name="first", subjects=["cdc.shop.>"]))
     told = refused(nats.url)
     assert "would overlap with first" in told
@@ -117,7 +117,7 @@ def test_the_pipelines_name_is_a_fixed_beginning(nats: Nats) -> None:
     assert message.subject == "orders.orders"
 
 
-def test_stream_deleted_while_running_is_named(nats: Nats) -> None:
+def test_n01_stream_deleted_while_running_is_named(nats: Nats) -> None:
     async def run(batched: bool) -> str:
         await make_stream(nats.url, allow_batched=batched)
         async with sink(nats.url) as target, client(nats.url) as connection:
@@ -178,7 +178,9 @@ def test_credentials(
     caplog.set_level(logging.DEBUG)
     url = configured(server).url
     told = refused(url, **wrong)
-    assert "refuses the credentials" in told
+    key = next((key for key in ("user", "token") if key in wrong), None)
+    assert (f"sink.{key}" if key else "sink.url: ") in told
+    assert ("refuses the credentials" if wrong else "wants credentials") in told
     assert accepted(url, **right)
     assert CANARY not in caplog.text
 
@@ -187,7 +189,9 @@ def test_credentials_in_the_url_are_unquoted(configured: Callable[[str], Nats]) 
     server = configured(f'authorization {{ user: "j@e", password: "{CANARY}/:@" }}')
     url = server.url.replace("//", f"//j%40e:{CANARY}%2F%3A%40@")
     assert accepted(url)
-    assert "refuses the credentials" in refused(url.replace("%2F", ""))
+    told = refused(url.replace("%2F", ""))
+    assert "sink.url: " in told
+    assert "refuses the credentials" in told
 
 
 def test_a_token_in_the_url(configured: Callable[[str], Nats]) -> None:
@@ -223,6 +227,7 @@ def test_a_missing_permission_is_an_error_and_not_a_time_out(
     told = asyncio.run(asyncio.wait_for(run(), 30))
     assert "permissions violation for publish" in told
     assert "cdc.shop.public.items" in told
+    assert "all subjects that sink.subject" in told
 
 
 def test_a_missing_permission_at_the_start(configured: Callable[[str], Nats]) -> None:
@@ -232,6 +237,18 @@ def test_a_missing_permission_at_the_start(configured: Callable[[str], Nats]) ->
     told = refused(server.url.replace("//", "//a:a@"))
     assert "permissions violation for publish" in told
     assert "$js.api.stream.info.orders" in told
+    assert "grant the user publish on $JS.API.STREAM.INFO.NAME" in told
+
+
+def test_a_missing_permission_for_the_inbox(configured: Callable[[str], Nats]) -> None:
+    server = configured(
+        'authorization { users: [{ user: a, password: a, permissions: { subscribe: "mine.>" } }] }'
+    )
+    url = server.url.replace("//", "//a:a@")
+    told = refused(url)
+    assert "permissions violation for subscription" in told
+    assert "grant the user subscribe on _INBOX.> (or set sink.inbox" in told
+    assert accepted(url, inbox="mine.inbox")
 
 
 def test_a_server_without_jetstream(configured: Callable[[str], Nats]) -> None:
@@ -240,6 +257,16 @@ def test_a_server_without_jetstream(configured: Callable[[str], Nats]) -> None:
     told = refused(url)
     assert "nats-server -js" in told or "not enabled" in told
     asyncio.run(_open(url, mode="core"))
+
+
+def test_an_account_that_may_have_no_more_streams(configured: Callable[[str], Nats]) -> None:
+    server = configured(
+        "accounts { A { jetstream { max_streams: 1 }, users: [{ user: a, password: a }] } }"
+    )
+    url = server.url.replace("//", "//a:a@")
+    asyncio.run(make_stream(url, name="other", subjects=["other"]))
+    told = refused(url)
+    assert "stream orders cannot be made: maximum number of streams reached" in told
 
 
 def test_tls_with_a_client_certificate(configured: Callable[[str], Nats]) -> None:
@@ -252,7 +279,9 @@ def test_tls_with_a_client_certificate(configured: Callable[[str], Nats]) -> Non
     own = {"tls.cert": str(CERTS / "client.pem"), "tls.key": str(CERTS / "client.key")}
     assert accepted(url, **ca, **own)
     assert "sink.tls" in refused(url)
-    assert refused(url, **ca)
+    stranger = {"tls.cert": str(CERTS / "stranger.pem"), "tls.key": str(CERTS / "stranger.key")}
+    for wrong in ({}, stranger):
+        assert "sink.tls.cert" in refused(url, **ca, **wrong)
 
 
 def test_tls_is_refused_by_a_server_without_it(nats: Nats) -> None:

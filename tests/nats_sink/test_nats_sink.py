@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,9 @@ def test_headers_subject_and_body_of_an_event(nats: Nats) -> None:
         "Tailrace-Op": "c",
         "Tailrace-Position": "0/0",
         "Tailrace-Time": "2023-11-14T22:13:20.000000Z",
+        "Tailrace-Resume": "0/0",
+        "Tailrace-Pipeline": "orders",
+        "Tailrace-Source": "pg:1",
     }
     assert json.loads(message.data)["after"] == {"id": 0, "n": 0, "note": ""}
 
@@ -112,6 +116,9 @@ def test_n08_hostile_names_arrive_as_one_token_each(nats: Nats) -> None:
         "\x00\x7f",
         "$JS",
         "-_9",
+        "..",
+        " ",
+        "é" * 31 + "x",
     ]
     sent = [e for i, name in enumerate(names) for e in events(1, start=i, of=table(name, "s.x"))]
     asyncio.run(_write(nats.url, batch(sent)))
@@ -230,3 +237,26 @@ def test_a_cancelled_write_does_not_break_the_next(nats: Nats, batched: bool) ->
         return await stored(nats.url)
 
     assert asyncio.run(run()).numbers == list(range(5_005))
+
+
+@pytest.mark.parametrize(
+    "keys", [{}, {"allow_batched": "false"}, {"atomic": "true"}], ids=["fast", "pubacks", "atomic"]
+)
+def test_pipelines_that_write_to_one_stream_at_once_do_not_get_into_each_other(
+    nats: Nats, keys: dict[str, Any]
+) -> None:
+    """Batches of two connections are told apart by their ids alone, whoever numbers them."""
+
+    async def run() -> Stored:
+        async with sink(nats.url, **keys) as one, sink(nats.url, **keys) as two:
+            for start in range(0, 20_000, 4_000):
+                await asyncio.gather(
+                    one.write(batch(events(2_000, start=start))),
+                    two.write(batch(events(2_000, start=start + 2_000))),
+                )
+        return await stored(nats.url)
+
+    got = asyncio.run(run())
+    assert sorted(got.numbers) == list(range(20_000))
+    ids = Counter((message.headers or {}).get("Nats-Batch-Id") for message in got.messages)
+    assert None in ids or max(ids.values()) <= 1_000

@@ -17,6 +17,7 @@ from tailrace.template import Template
 from tailrace.values import rfc3339
 from tailrace_nats.frames import Framer, header_ids, header_value
 from tailrace_nats.subjects import (
+    Subjects,
     covers,
     escape,
     overlap,
@@ -29,11 +30,34 @@ from tailrace_nats.subjects import (
 
 NAMES = st.text(max_size=63) | st.text(alphabet=".*> \r\n\t\0%\x7fé_", max_size=20)
 
+IDENTIFIERS = (
+    st.text(
+        st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=63
+    )
+    | st.text(".*> \r\n\t%\x7fé_$", min_size=1, max_size=31)
+).filter(lambda name: len(name.encode()) <= 63)
+
 
 @given(NAMES)
 def test_n08_any_name_is_one_token_and_comes_back(name: str) -> None:
     assert re.fullmatch(r"[A-Za-z0-9_%-]+", escape(name))
     assert unescape(escape(name)) == name
+
+
+@settings(deadline=None)
+@given(IDENTIFIERS, IDENTIFIERS, IDENTIFIERS)
+def test_n08_every_identifier_of_postgresql_comes_back_from_subject_and_headers(
+    db: str, schema: str, name: str
+) -> None:
+    """63 bytes of anything but NUL, in a database, a schema and a table."""
+    [event] = events(1, of=table(name, schema, db=db))
+    framer = Framer(Subjects("cdc.{db}.{schema}.{table}", {}, "p"))
+    message = Message(b"", (event,), headers={"X-Table": event.table.label})
+    [(words, headers, _)] = _frames(framer.frames([message], header_ids([message]), [""]))
+    assert len(words) == 4
+    assert [unescape(token) for token in words[1].decode().split(".")] == ["cdc", db, schema, name]
+    lines = dict(line.split(": ", 1) for line in headers.decode("ascii").split("\r\n")[1:-2])
+    assert unescape(lines["Tailrace-Table"]) == unescape(lines["X-Table"]) == f"{schema}.{name}"
 
 
 @given(NAMES)
@@ -72,7 +96,7 @@ def test_n08_nothing_in_a_name_an_id_or_a_body_can_split_a_frame(
         transaction = Transaction(Position(position), 0)
         event = Event(id, "u", table(name, schema, db=name), change, transaction)
         messages.append(Message(body, (event,), headers={"X-Note": position}))
-    framer = Framer(template("cdc.{db}.{schema}.{table}.{op}"), "p")
+    framer = Framer(Subjects("cdc.{db}.{schema}.{table}.{op}", {}, "p"))
     replies = [f"_INBOX.r.{n} " for n in range(len(messages))]
     found = _frames(framer.frames(messages, header_ids(messages), replies))
     assert len(found) == len(rows)
@@ -100,7 +124,7 @@ def test_frames_of_two_transactions_tables_and_ops() -> None:
         *events(1, start=3, of=table("items"), op="d"),
     ]
     messages = [Message(b"{}", (event,)) for event in sent]
-    framer = Framer(template("cdc.{table}.{op}"), "p")
+    framer = Framer(Subjects("cdc.{table}.{op}", {}, "p"))
     found = _frames(framer.frames(messages, header_ids(messages), [""] * 4))
     assert [words[1] for words, _, _ in found] == [
         b"cdc.orders.u",
@@ -118,21 +142,21 @@ def test_a_message_for_several_events_has_the_last_ones_id() -> None:
 
 def test_size_is_what_the_frame_says() -> None:
     [message] = [Message(b"x" * 33, events(1), headers={"A": "b c"})]
-    framer = Framer(template("cdc.{table}"), "p")
+    framer = Framer(Subjects("cdc.{table}", {}, "p"))
     ids = header_ids([message])
     [(words, _, _)] = _frames(framer.frames([message], ids, [""]))
     assert framer.size(message, ids[0]) == int(words[-1])
 
 
 def test_a_header_that_is_none_is_an_error() -> None:
-    framer = Framer(template("cdc.{table}"), "p")
+    framer = Framer(Subjects("cdc.{table}", {}, "p"))
     message = Message(b"", events(1), headers={"a\r\nb": "c"})
     with pytest.raises(PermanentError, match="is not the name of a header"):
         framer.frames([message], ["1"], [""])
 
 
 def test_a_subject_too_long_for_a_protocol_line_is_an_error() -> None:
-    framer = Framer(template("cdc.{table}"), "p")
+    framer = Framer(Subjects("cdc.{table}", {}, "p"))
     message = Message(b"", events(1, of=table("é" * 700)))
     with pytest.raises(PermanentError, match="4204 characters"):
         framer.frames([message], ["1"], [""])

@@ -26,6 +26,7 @@ OTHERS = [
     b"PONG\r\n",
     b"MSG other 2 5\r\nhello\r\n",
     b"MSG _INBOX.ab.1 3 2\r\n{}\r\n",
+    b"MSG _INBOX.a.8 1 0\r\n\r\n",
     b"HMSG _INBOX.a.9 1 16 16\r\nNATS/1.0 503\r\n\r\n\r\n",
 ]
 
@@ -64,6 +65,7 @@ def test_what_is_used_is_there() -> None:
     assert hasattr(transport(), "_io_writer")
     assert {"write", "drain"} <= vars(Transport).keys()
     assert list(inspect.signature(client._connect_command).parameters) == []
+    assert client._server_info == {}
 
 
 @settings(deadline=None, max_examples=200)

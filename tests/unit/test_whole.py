@@ -35,8 +35,8 @@ def taken(sizes: Sequence[int], takes: Sequence[int], cutter: Cutter) -> list[Cu
         part = stream[at : at + max(count, 0)]
         at += len(part)
         events = [event for event, _, _ in part if event is not None]
-        _, place, still_open = stream[at - 1]
-        cut = cutter.cut(events, 10 * len(events), place, still_open)
+        _, place, open_there = stream[at - 1]
+        cut = cutter.cut(events, 10 * len(events), place, open_there)
         if cut is not None:
             cuts.append(cut)
     return cuts

@@ -11,14 +11,15 @@ from msgspec import convert, structs
 
 from tailrace.connector import Finding, findings_of
 from tailrace.errors import ConfigError, TailraceError
-from tailrace_nats import subjects
 from tailrace_nats.check.permissions import Permissions, missing
 from tailrace_nats.check.server import Account, account, fast_ingest, server
-from tailrace_nats.check.stream import Found, Wanted, stream
+from tailrace_nats.check.stream import Found, stream
 from tailrace_nats.config import NatsConfig, Server
 from tailrace_nats.connection import Connection
-from tailrace_nats.credentials import check_creds, tls_context
+from tailrace_nats.credentials import check_creds, check_nkey, tls_context
+from tailrace_nats.settings import drift
 from tailrace_nats.stream import Streams
+from tailrace_nats.subjects import Subjects, shapes
 
 __all__ = ["examine"]
 
@@ -27,6 +28,7 @@ async def examine(config: NatsConfig, pipeline: str) -> list[Finding]:
     """All that there is to say of the far end."""
     try:
         check_creds(config.creds)
+        check_nkey(config.nkey)
         far = _FarEnd(config, pipeline, tls_context(config))
     except ConfigError as error:
         return findings_of(error, "credentials")
@@ -49,10 +51,8 @@ class _FarEnd:
         self.server: Server | None = None
         self._config = config
         self._context = context
-        subject = subjects.template(config.subject)
-        shapes, cover = subjects.shapes(subject, pipeline), subjects.to_cover(subject, pipeline)
-        self._wanted = Wanted(shapes, cover)
-        self._streams = Streams(config, subject, pipeline)
+        self._subjects = Subjects(config.subject, config.subjects, pipeline)
+        self._streams = Streams(config, self._subjects)
 
     async def servers(self) -> list[Finding]:
         findings: list[Finding] = []
@@ -73,9 +73,13 @@ class _FarEnd:
         """What the user may, as far as the server says so."""
         answer = await self._told("$SYS.REQ.USER.INFO")
         found = convert((answer or {}).get("data", {}).get("permissions") or {}, Permissions)
-        needed = [self._wanted.shapes[0]]
+        name, api = self._streams.name, "$JS.API"
+        needed = [shapes(subject, self._subjects.name)[0] for subject in self._subjects.templates]
         if self._config.mode == "jetstream":
-            needed.append(f"$JS.API.STREAM.INFO.{self._streams.name}")
+            needed.append(f"{api}.STREAM.INFO.{name}")
+            if self._config.resume:
+                calls = ("CREATE", "MSG.NEXT", "DELETE")
+                needed += [f"{api}.CONSUMER.{call}.{name}.>" for call in calls]
         return list(missing(found, needed, f"{self._config.inbox}.>"))
 
     async def jetstream(self) -> list[Finding]:
@@ -90,7 +94,9 @@ class _FarEnd:
                 else:
                     await self._streams.find(connection, first=True)  # there: refuses, or makes no
                     known = convert(found, Found)
-                    findings += stream(known, self._wanted, self._config, connection.version)
+                    findings += stream(known, self._subjects, self._config, connection.version)
+                    differences = drift(self._config, found["config"])
+                    findings += [Finding("warning", "settings", *each) for each in differences]
         except TailraceError as error:
             return findings_of(error, "stream")
         return [*findings, *await self._account(makes_stream=found is None)]

@@ -10,7 +10,7 @@ from msgspec import Struct
 from tailrace.connector import Finding
 from tailrace_nats.check.stream import SMALL
 from tailrace_nats.connection import Connection
-from tailrace_nats.stream import BATCHES_SINCE
+from tailrace_nats.settings import FAST_SINCE
 
 _NEARLY_FULL = 0.8
 
@@ -57,7 +57,7 @@ def payload(limit: int) -> Finding:
 
 
 def fast_ingest(version: tuple[int, int]) -> Iterator[Finding]:
-    if version < BATCHES_SINCE:
+    if version < FAST_SINCE:
         text = f"version {version[0]}.{version[1]} has none: each event is acknowledged by itself"
         yield Finding("warning", "fast ingest", text, "update nats-server to 2.14 or newer")
 

@@ -9,8 +9,8 @@ from msgspec import Struct
 
 from tailrace.connector import Finding
 from tailrace_nats.config import NatsConfig
-from tailrace_nats.stream import BATCHES_SINCE
-from tailrace_nats.subjects import covers, with_added
+from tailrace_nats.settings import FAST_SINCE
+from tailrace_nats.subjects import Subjects, covers, shapes, to_cover, with_added
 
 SMALL = 1 << 20
 """The server's own limit for a message, unless it is set; rows larger than less are not rare."""
@@ -44,13 +44,6 @@ class State(Struct, frozen=True):
     consumer_count: int = 0
 
 
-class Wanted(Struct, frozen=True):
-    """The subjects of our events: their shapes, and what a stream of our own would take."""
-
-    shapes: Sequence[str]
-    cover: str | None
-
-
 class Found(Struct, frozen=True):
     """A stream as it is."""
 
@@ -59,12 +52,12 @@ class Found(Struct, frozen=True):
 
 
 def stream(
-    found: Found, wanted: Wanted, keys: NatsConfig, version: tuple[int, int]
+    found: Found, wanted: Subjects, keys: NatsConfig, version: tuple[int, int]
 ) -> list[Finding]:
     """All that there is to say of the stream."""
     config = found.config
     return [
-        _subjects(config, wanted),
+        *_subjects(config, wanted),
         _storage(config),
         *_closed(config),
         *_retention(found),
@@ -79,13 +72,18 @@ def _edit(config: Config, flags: str) -> str:
     return f"nats stream edit {config.name} {flags}"
 
 
-def _subjects(config: Config, wanted: Wanted) -> Finding:
-    taken, shape = ", ".join(config.subjects), wanted.shapes[0]
-    if any(covers(pattern, each) for pattern in config.subjects for each in wanted.shapes):
-        return Finding("ok", "stream", f"{config.name} takes {taken}")
-    text = f"{config.name} takes {taken}, not all of {shape}: any other subject stops the pipeline"
-    more = with_added(config.subjects, wanted.cover or shape)
-    return Finding("warning", "stream", text, _edit(config, f"--subjects '{','.join(more)}'"))
+def _subjects(config: Config, wanted: Subjects) -> Iterator[Finding]:
+    taken, missing = ", ".join(config.subjects), []
+    for subject in wanted.templates:
+        shape, _ = each = shapes(subject, wanted.name)
+        if not any(covers(pattern, one) for pattern in config.subjects for one in each):
+            missing.append(shape)
+            text = f"{config.name} takes {taken}, not all of {shape}: another stops the pipeline"
+            more = with_added(config.subjects, to_cover(subject, wanted.name) or shape)
+            mend = _edit(config, f"--subjects '{','.join(more)}'")
+            yield Finding("warning", "stream", text, mend)
+    if not missing:
+        yield Finding("ok", "stream", f"{config.name} takes {taken}")
 
 
 def _storage(config: Config) -> Finding:
@@ -148,6 +146,9 @@ def _sizes(config: Config) -> Iterator[Finding]:
 
 def _window(config: Config, keys: NatsConfig) -> Finding:
     window = config.duplicate_window / 1e9
+    if keys.resume and config.retention == "limits":
+        text = f"{window:,.0f} s; what is sent again later is left out, as it is read back first"
+        return Finding("ok", "duplicate_window", text)
     text = f"{window:,.0f} s: what is sent again later than that is stored twice, under the same id"
     if window >= keys.dedupe_window:
         return Finding("ok", "duplicate_window", text)
@@ -157,6 +158,6 @@ def _window(config: Config, keys: NatsConfig) -> Finding:
 
 
 def _batches(config: Config, version: tuple[int, int]) -> Iterator[Finding]:
-    if version >= BATCHES_SINCE and not config.allow_batched:
+    if version >= FAST_SINCE and not config.allow_batched:
         text = "not allowed: slower, and a refused event may be overtaken by later ones"
         yield Finding("warning", "fast ingest", text, _edit(config, "--allow-fast"))
