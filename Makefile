@@ -24,7 +24,7 @@ test: $(VENV)/.dev ## the tests, against real servers
 	$(BIN)/python -m pytest -m 'not torture' -n $(WORKERS) $(ARGS)
 
 torture: $(VENV)/.dev ## the long tests
-	$(BIN)/python -m pytest -m torture -n $(WORKERS) $(ARGS)
+	$(BIN)/python -m pytest -m torture -n $(WORKERS) --dist worksteal $(ARGS)
 
 check: $(VENV)/.dev ## ruff, mypy, import-linter, docs drift
 	$(BIN)/ruff check
