@@ -52,7 +52,7 @@ from tailrace_postgres.slots import (
     slot_missing,
 )
 from tailrace_postgres.tables import Table
-from tailrace_postgres.timelines import check_timeline, current_timeline
+from tailrace_postgres.timelines import check_timeline, identify
 from tailrace_postgres.transactions import Assembler
 from tailrace_postgres.upstream import Publisher, slot_name
 from tailrace_postgres.whole import Cutter
@@ -171,10 +171,9 @@ class PostgresSource(BackfillSource):
     async def _identify(self) -> None:
         replication = await session(self._info, replication=True)
         try:
-            [(system, *_)] = await fetch(replication, sql.SQL("IDENTIFY_SYSTEM"))
+            self._identity, _ = await identify(replication)
         finally:
             await replication.close()
-        self._identity = f"pg:{system}"
 
     async def _session(self) -> AsyncConnection[Any]:
         connection = await session(self._info)
@@ -222,11 +221,12 @@ class PostgresSource(BackfillSource):
         with translated("starting replication"):
             admin = await self._connection()
             saved = None if self.config.temporary else after
-            tables = await self._publish(admin, resuming=saved is not None)
             replication = await session(self._info, replication=True)
             link = Link(replication, self._released)
             try:
-                place, made = await self._place(admin, replication, saved)
+                timeline = await self._timeline_here(replication)
+                tables = await self._publish(admin, resuming=saved is not None)
+                place, made = await self._place(admin, replication, timeline, saved)
                 timeout = await self._sender_timeout(admin)
                 await link.start(self.slot, self._publisher.name, place.lsn, timeout)
             except BaseException:
@@ -239,10 +239,23 @@ class PostgresSource(BackfillSource):
             self._messages = Messages(admin.info.dbname, deliver=self.config.messages)
         return link, Assembler(self._identity, place, self._delivered, self._messages)
 
+    async def _timeline_here(self, replication: AsyncConnection[Any]) -> int:
+        """Raises PositionLostError if this is not the cluster any more that it was."""
+        identity, timeline = await identify(replication)
+        if identity != self._identity:
+            raise PositionLostError(
+                f"source.dsn leads to {identity} now, and led to {self._identity} before",
+                mend="name the servers of one cluster only; to read another start again",
+            )
+        return timeline
+
     async def _place(
-        self, admin: AsyncConnection[Any], replication: AsyncConnection[Any], after: Position | None
+        self,
+        admin: AsyncConnection[Any],
+        replication: AsyncConnection[Any],
+        timeline: int,
+        after: Position | None,
     ) -> Start:
-        timeline = await current_timeline(replication)
         # A standby goes over to another timeline in mid-stream, when it is promoted.
         self._timeline = None if await is_standby(admin) else timeline
         start = await ensure_slot(
@@ -404,10 +417,10 @@ class PostgresSource(BackfillSource):
             return await estimated(admin, found, where) if found else 0
 
     async def reset(self) -> None:
-        if not self.config.create:
-            return  # what was made by hand is taken as it stands
         with translated(f"dropping replication slot {self.slot!r}"):
-            await drop_slot(await self._connection(), self.slot)
+            await self._identify()  # it may lead to another cluster by now
+            if self.config.create:  # what was made by hand is taken as it stands
+                await drop_slot(await self._connection(), self.slot)
 
 
 def _check_version(admin: AsyncConnection[Any]) -> None:

@@ -16,9 +16,10 @@ from tailrace_postgres.lost import lost
 from tailrace_postgres.lsn import Place, lsn_text, parse_lsn, timeline_of
 
 
-async def current_timeline(replication: AsyncConnection[Any]) -> int:
-    [(_, timeline, *_)] = await fetch(replication, sql.SQL("IDENTIFY_SYSTEM"))
-    return int(timeline)
+async def identify(replication: AsyncConnection[Any]) -> tuple[str, int]:
+    """The cluster's identity (``pg:7423…``), and the timeline that the server is on."""
+    [(system, timeline, *_)] = await fetch(replication, sql.SQL("IDENTIFY_SYSTEM"))
+    return f"pg:{system}", int(timeline)
 
 
 async def check_timeline(

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from pipelines import DEADLINE, Notes, confirmed, eventually, pipeline, running, sql
 from servers.proxy import Proxy
+from servers.tidy import drop_database
 from tailrace.errors import ConfigError, PositionLostError
 from tailrace.event import Event
 from tailrace_demo.servers import Postgres
@@ -157,6 +158,40 @@ def test_p03_the_checkpoint_of_another_cluster(
     store = used(database16)
     sql(database, TABLE)
     assert "the checkpoint of pipeline 'test' is for pg:" in lost(database, store)
+
+
+@pytest.mark.parametrize("policy", ["fail", "resnapshot"])
+def test_the_address_leads_to_another_cluster_from_one_moment_on(
+    postgres: Postgres,
+    postgres16: Postgres,
+    database: str,
+    proxy: Callable[[int], Proxy],
+    policy: str,
+) -> None:
+    """As a name does that is given to another server; that has a database of the same name."""
+    name = database.rpartition("/")[2]
+    other = f"{postgres16.dsn.rpartition('/')[0]}/{name}"
+    sql(postgres16.dsn, f'CREATE DATABASE "{name}"')
+    sql(database, TABLE, "INSERT INTO t VALUES (1)")
+    sql(other, TABLE, "INSERT INTO t VALUES (2)")
+    way = proxy(postgres.port)
+
+    async def scenario() -> list[Event]:
+        dsn = database.replace(str(postgres.port), str(way.port))
+        async with running(dsn, on_lost=policy) as run:
+            await run.until_events(1)
+            way.upstream = postgres16.port
+            await asyncio.to_thread(way.cut)
+            return list(await run.until_events(2))
+
+    try:
+        if policy == "fail":
+            with pytest.raises(PositionLostError, match="leads to pg:"):
+                asyncio.run(scenario())
+        else:
+            assert numbers(asyncio.run(scenario())) == [1, 2]
+    finally:
+        drop_database(postgres16, name)
 
 
 def test_p04_a_slot_that_was_invalidated(embedded: Path) -> None:
