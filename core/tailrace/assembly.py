@@ -5,7 +5,8 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from tailrace.formats import Format
-from tailrace.pipeline import Hooks, Pipeline
+from tailrace.hookspecs import Hooks
+from tailrace.pipeline import Pipeline
 from tailrace.resolve import Resolved
 
 

@@ -9,7 +9,7 @@ from typing import Self
 from msgspec import Struct
 
 from tailrace.connector import Finding, findings_of
-from tailrace.errors import TailraceError
+from tailrace.errors import PositionLostError, TailraceError
 from tailrace.event import Position
 
 VERSION = 1
@@ -160,3 +160,14 @@ class CheckpointStore(ABC):
         trace: TracebackType | None,
     ) -> None:
         await self.close()
+
+
+def refuse_foreign(name: str, checkpoint: Checkpoint, identity: str) -> None:
+    """Raises PositionLostError unless the checkpoint is of the database `identity`."""
+    if checkpoint.source != identity:
+        raise PositionLostError(
+            f"the checkpoint of pipeline {name!r} is for {checkpoint.source}, but the database is"
+            f" {identity}",
+            mend="point source.dsn at the database that it is for; or begin anew with this one:"
+            " on_lost=resnapshot, or another name or checkpoint",
+        )

@@ -14,11 +14,10 @@ from msgspec import Struct
 from tailrace.assembly import build
 from tailrace.backfill import Backfill
 from tailrace.buffer import Buffer
-from tailrace.checkpoint import Checkpoint
+from tailrace.checkpoint import Checkpoint, refuse_foreign
 from tailrace.config import PipelineConfig
 from tailrace.connector import BackfillSource, Finding, Source, findings_of
 from tailrace.errors import PositionLostError, TailraceError
-from tailrace.pipeline import refuse_foreign
 from tailrace.redact import mask
 from tailrace.resolve import Resolved
 from tailrace.retry import Retry

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import pluggy
 
 if TYPE_CHECKING:
     from tailrace.registry import Register
+
+
+class Hooks(Protocol):
+    """The life-cycle hooks, as pluggy's relay offers them."""
+
+    def pipeline_started(self, *, name: str, source: str, sink: str) -> object: ...
+    def pipeline_stopped(self, *, name: str, error: BaseException | None) -> object: ...
+
 
 hookspec = pluggy.HookspecMarker("tailrace")
 hookimpl = pluggy.HookimplMarker("tailrace")

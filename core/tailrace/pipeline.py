@@ -12,50 +12,25 @@ import logging
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack, aclosing, suppress
 from functools import partial
-from typing import Protocol
 
-from msgspec import Struct, structs
+from msgspec import structs
 
 from tailrace.backfill import Backfill
 from tailrace.buffer import Buffer
-from tailrace.checkpoint import Checkpoint, CheckpointStore, TableProgress
+from tailrace.checkpoint import Checkpoint, CheckpointStore, TableProgress, refuse_foreign
 from tailrace.config import PipelineConfig
 from tailrace.connector import BackfillSource, Sink, Source
 from tailrace.errors import PositionLostError, TransientError
 from tailrace.event import Batch, Position
 from tailrace.failpoint import failpoint
+from tailrace.hookspecs import Hooks
 from tailrace.requests import Requests
 from tailrace.retry import Retry
+from tailrace.stats import Stats
 
 _LAST_SAVE = 2.0
 
 log = logging.getLogger("tailrace")
-
-
-class Stats(Struct):
-    """What the pipeline has done since it started; read by whoever shows it.
-
-    `last_ts` is the newest delivered commit in microseconds since 1970, 0 before the first.
-    `tables` and `estimates` are the backfill's, by table label. `error` is the transient error
-    that is being retried, '' when there is none.
-    """
-
-    events: int = 0
-    bytes: int = 0
-    batches: int = 0
-    last_ts: int = 0
-    position: str = ""
-    tables: dict[str, TableProgress] = {}
-    estimates: dict[str, int] = {}
-    error: str = ""
-    retries: int = 0
-
-
-class Hooks(Protocol):
-    """The life-cycle hooks of `tailrace.hookspecs`, as pluggy's relay offers them."""
-
-    def pipeline_started(self, *, name: str, source: str, sink: str) -> object: ...
-    def pipeline_stopped(self, *, name: str, error: BaseException | None) -> object: ...
 
 
 class Pipeline:
@@ -425,14 +400,3 @@ class Pipeline:
             if self._durable is durable:
                 self._durable = None
             self._saved.set()
-
-
-def refuse_foreign(name: str, checkpoint: Checkpoint, identity: str) -> None:
-    """Raises PositionLostError unless the checkpoint is of the database `identity`."""
-    if checkpoint.source != identity:
-        raise PositionLostError(
-            f"the checkpoint of pipeline {name!r} is for {checkpoint.source}, but the database is"
-            f" {identity}",
-            mend="point source.dsn at the database that it is for; or begin anew with this one:"
-            " on_lost=resnapshot, or another name or checkpoint",
-        )

@@ -20,9 +20,9 @@ from tailrace.cli.tables import columns
 from tailrace.errors import ConfigError, PermanentError, PositionLostError
 from tailrace.event import Event, Position, Transaction
 from tailrace.log import printable
-from tailrace.pipeline import Stats
 from tailrace.row import Images
 from tailrace.schema import Column, TableSchema
+from tailrace.stats import Stats
 from tailrace.stores.sqlite import SqliteStore
 
 CANARY = "canary-7f3a"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 if TYPE_CHECKING:
-    from tailrace.pipeline import Stats
+    from tailrace.stats import Stats
 
 
 _LONG = 60.0
