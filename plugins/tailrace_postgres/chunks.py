@@ -193,7 +193,9 @@ def _key_of(decoder: Decoder, line: bytes) -> tuple[str, ...]:
 class OneSnapshot(Reading):
     """Tables without a key in one REPEATABLE READ transaction, which `reading` opens.
 
-    A transaction of the stream is in it or not by its id, so no position need be known.
+    A transaction of the stream is in it or not by its id, so no position need be known. A standby
+    does not say which are running: there what is younger than the oldest of them counts as not
+    in it, and may be told twice.
     """
 
     def __init__(
@@ -229,6 +231,12 @@ class OneSnapshot(Reading):
                         yield Chunk(rows, None, sum(map(len, part)), decoder.table)
 
 
+_SNAPSHOT = """
+SELECT CASE WHEN pg_is_in_recovery() THEN concat(pg_snapshot_xmin(s), ':', pg_snapshot_xmin(s), ':')
+       ELSE s::text END FROM pg_current_snapshot() s
+"""
+
+
 @asynccontextmanager
 async def one_snapshot(
     connection: AsyncConnection[Any],
@@ -242,7 +250,7 @@ async def one_snapshot(
         await connection.execute("SET LOCAL synchronize_seqscans = off")  # else rows turn around
         for path in paths:
             await _locked(connection, path)
-        [(snapshot,)] = await fetch(connection, sql.SQL("SELECT pg_current_snapshot()::text"))
+        [(snapshot,)] = await fetch(connection, sql.SQL(_SNAPSHOT))
         yield OneSnapshot(connection, snapshot, find, describe)
     finally:
         await connection.close()

@@ -21,13 +21,11 @@ def publication_lost(name: str, slot: str, statement: str | None = None) -> Posi
 
     The server reads the log with the catalog of then: making it now does not bring that back.
     """
-    if statement is None:
-        what, restore = (
-            "did not exist when what comes next was written",
-            ("restore a database, slot and checkpoint from before it was dropped"),
-        )
-    else:
-        what, restore = "is gone", f"if nothing was written since, run {statement}; and start again"
+    what = "did not exist when what comes next was written"
+    restore = "restore a database, slot and checkpoint from before it was dropped"
+    if statement is not None:
+        what = "is gone"
+        restore = f"if nothing was written since, run {statement}; and start again"
     return lost(
         f"publication {name!r} {what}: without it there are no changes", slot, restore=restore
     )

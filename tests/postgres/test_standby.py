@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -16,9 +17,10 @@ from postgres.checking import checked
 from servers.standby import Standby
 from sources import opened, started
 from tailrace.errors import ConfigError, PositionLostError, TransientError
-from tailrace.event import Event
+from tailrace.event import Event, Position, Transaction
 from tailrace_demo.servers import Postgres
 from tailrace_postgres import slots
+from tailrace_postgres.chunks import one_snapshot
 from tailrace_postgres.tables import one_table
 from tailrace_postgres.writers import writers_ended
 
@@ -101,9 +103,22 @@ async def writer_on(primary: Postgres, standby: Standby) -> None:
             waiting = asyncio.create_task(writers_ended(connection, table))
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(asyncio.shield(waiting), 0.5)
+            assert not await read_shows(standby, writer)
             writer.rollback()
             sql(primary.dsn, "DROP TABLE other")
             await asyncio.wait_for(waiting, DEADLINE)
+
+
+async def read_shows(standby: Standby, writer: psycopg.Connection) -> bool:
+    """Whether a read of tables without a key at the standby has what `writer` did."""
+    [(xid,)] = writer.execute("SELECT pg_current_xact_id()::text").fetchall()
+
+    async def nothing(*_: object) -> Any:
+        raise AssertionError
+
+    connection = await AsyncConnection.connect(standby.dsn, autocommit=True)
+    async with one_snapshot(connection, [], nothing, nothing) as reading:
+        return reading.shows(Transaction(Position("0/0"), 0, xid))
 
 
 def test_p33_a_slot_invalidated_by_a_recovery_conflict(embedded: Path) -> None:
