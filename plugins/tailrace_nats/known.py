@@ -6,8 +6,6 @@ what is new by the ids read back from the stream's end (see `newest`), however l
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from tailrace_nats.outbox import Outbox
 
 
@@ -20,9 +18,9 @@ class Known:
     backfilled row may come at another place than before and is left out wherever it stands.
     """
 
-    def __init__(self, ids: Iterable[str], left: int, *, behind: bool = False) -> None:
-        """`left` new messages from now on nothing can be known any more."""
-        self._ids = ids if isinstance(ids, frozenset) else frozenset(ids)
+    def __init__(self, ids: frozenset[str], left: int, *, behind: bool = False) -> None:
+        """After `left` new messages nothing is known any more."""
+        self._ids = ids
         self._left = left
         self._behind = behind
 

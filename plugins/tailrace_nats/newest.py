@@ -29,7 +29,7 @@ _UNAVAILABLE = 503
 
 
 class Newest(Struct):
-    """The newest ids that the stream has of a source, and a pipeline's last stored position."""
+    """The newest ids that the stream has of a source, and the newest stamp of a pipeline."""
 
     ids: list[str]
     position: Position | None = None
@@ -89,7 +89,8 @@ class Reader:
                     await self._connection.fetch(call, wanted, pending, note)
                     return whole
             finally:
-                await self._ask("CONSUMER.DELETE", f"{self._stream}.{name}")
+                gone = f"$JS.API.CONSUMER.DELETE.{self._stream}.{name}"
+                await self._connection.request(gone)  # if that fails it goes by itself, in a while
             span *= _WIDER
 
     async def _consumer(self, start: int) -> tuple[str, int]:

@@ -90,7 +90,7 @@ class NatsSink(Sink):
         except LostError:
             await self._drop(lost=True)
             raise
-        self._known = Known(newest.ids, self._replayed) if newest.ids else None
+        self._known = Known(frozenset(newest.ids), self._replayed) if newest.ids else None
         return newest.position
 
     @property
@@ -164,7 +164,7 @@ class NatsSink(Sink):
             self._begun = now
         elif self.config.resume and now - self._begun > stream.window / 2:
             newest = await self._newest(connection)
-            Known(newest.ids, outbox.left).leave_out(outbox)
+            Known(frozenset(newest.ids), outbox.left).leave_out(outbox)
 
     def _reject_larger(self, connection: Connection, stream: Stream, outbox: Outbox) -> None:
         spare = atomic.OVERHEAD if self.config.atomic else 0
