@@ -16,8 +16,9 @@ from tailrace.backfill import Backfill
 from tailrace.buffer import Buffer
 from tailrace.checkpoint import Checkpoint, refuse_foreign
 from tailrace.config import PipelineConfig
-from tailrace.connector import BackfillSource, Finding, Source, findings_of
+from tailrace.connector import BackfillSource, Finding, Sink, Source, findings_of
 from tailrace.errors import PositionLostError, TailraceError
+from tailrace.pipeline import Pipeline
 from tailrace.redact import mask
 from tailrace.resolve import Resolved
 from tailrace.retry import Retry
@@ -97,16 +98,16 @@ async def _saved(resolved: Resolved, source: Sequence[Finding]) -> list[Finding]
         return found
     try:
         async with parts.source:
-            found.append(await _resumed(resolved, saved, parts.source))
+            found.append(await _resumed(resolved, saved, parts))
             found += await _backfill(resolved.pipeline, saved, parts.source)
     except TailraceError as error:
         found += () if _has_errors(source) else findings_of(error, "start")
     return found
 
 
-async def _resumed(resolved: Resolved, saved: Checkpoint | None, source: Source) -> Finding:
+async def _resumed(resolved: Resolved, saved: Checkpoint | None, parts: Pipeline) -> Finding:
     try:
-        return await _honoured(resolved.name, saved, source)
+        return await _honoured(resolved.name, saved, parts.source, parts.sink)
     except PositionLostError as error:
         [lost] = findings_of(error, "position")
         if resolved.pipeline.on_lost == "fail":
@@ -115,14 +116,21 @@ async def _resumed(resolved: Resolved, saved: Checkpoint | None, source: Source)
         return Finding("warning", "position", text, lost.mend)
 
 
-async def _honoured(name: str, saved: Checkpoint | None, source: Source) -> Finding:
+async def _honoured(name: str, saved: Checkpoint | None, source: Source, sink: Sink) -> Finding:
     if saved is None:
         await source.begin()
         return Finding("ok", "position", "none yet: the pipeline begins with what is there now")
     refuse_foreign(name, saved, source.identity)
     if saved.position is None:
         return Finding("ok", "position", "none yet: the first start was broken off")
-    return await source.check_position(saved.position)
+    try:
+        return await source.check_position(saved.position)
+    except PositionLostError:
+        sink.source = source.identity
+        stored = await sink.peek()
+        if stored is None or not source.passed(stored, saved.position):
+            raise
+        return await source.check_position(stored)  # a start takes the newer one
 
 
 async def _backfill(

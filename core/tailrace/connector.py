@@ -312,3 +312,10 @@ class Sink(Connector):
         a checkpoint, and again should that turn out to be old; the newer of the two is taken.
         """
         return None
+
+    async def peek(self) -> Position | None:
+        """For ``cdc check``, on a sink that is not open: what `position` would give.
+
+        Makes nothing, gives everything back, and may raise what `open` raises.
+        """
+        return None

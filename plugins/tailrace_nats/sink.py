@@ -14,7 +14,7 @@ from tailrace.event import Batch, Position
 from tailrace.formats import Format
 from tailrace_nats import atomic
 from tailrace_nats.answers import LostError, UntakenError
-from tailrace_nats.check import examine
+from tailrace_nats.check import examine, stored
 from tailrace_nats.config import NatsConfig
 from tailrace_nats.connection import Connection
 from tailrace_nats.credentials import check_creds, check_nkey, tls_context
@@ -92,6 +92,11 @@ class NatsSink(Sink):
             raise
         self._known = Known(frozenset(newest.ids), self._replayed) if newest.ids else None
         return newest.position
+
+    async def peek(self) -> Position | None:
+        if not self.config.resume or self.config.mode == "core":
+            return None
+        return await stored(self.config, self._stamper, self._replayed)
 
     @property
     def _replayed(self) -> int:

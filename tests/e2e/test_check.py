@@ -21,6 +21,7 @@ from findings import said, the, troubles
 from jetstream import count
 from pipelines import confirmed, sql
 from tailrace.connector import Finding
+from tailrace.event import Position
 from tailrace.stores.sqlite import SqliteStore
 from tailrace_demo.servers import Nats
 
@@ -116,6 +117,14 @@ def saved_as(pipeline: Cdc, **changes: Any) -> None:
     asyncio.run(save())
 
 
+def position_of(pipeline: Cdc) -> Position | None:
+    async def load() -> Position | None:
+        saved = await SqliteStore(str(pipeline.folder / "cdc.db")).peek(pipeline.name)
+        return saved.position if saved else None
+
+    return asyncio.run(load())
+
+
 def drop_slot(pipeline: Cdc) -> str:
     sql(pipeline.dsn, "SELECT pg_drop_replication_slot('orders')")
     return "'orders' is gone"
@@ -157,6 +166,22 @@ def test_a_position_that_is_lost(cdc: Make, shop: str, lose: Callable[[Cdc], str
     assert text in lost.text
     lost = the("warning", "position", check(pipeline, "on_lost=resnapshot"))
     assert "begins anew, as on_lost=resnapshot says" in lost.text
+
+
+def test_a_position_that_the_sink_has_kept(cdc: Make, shop: str, nats: Nats) -> None:
+    """An old checkpoint is none where the sink knows better, for a check as for a start."""
+    pipeline = cdc("sink=nats", f"sink.url={nats.url}")
+    pipeline.once()
+    old = position_of(pipeline)
+    sql(shop, "INSERT INTO t VALUES (2, 'two')")
+    pipeline.once()
+    saved_as(pipeline, position=old)
+    assert (
+        "ahead of the saved position"
+        in the("error", "position", check(pipeline, "sink.resume=false")).text
+    )
+    assert "the slot has all that follows it" in said("position", check(pipeline))
+    pipeline.once()
 
 
 def test_other_errors_do_not_hide_a_lost_position(cdc: Make, shop: str) -> None:

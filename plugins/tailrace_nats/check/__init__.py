@@ -11,17 +11,20 @@ from msgspec import convert, structs
 
 from tailrace.connector import Finding, findings_of
 from tailrace.errors import ConfigError, TailraceError
+from tailrace.event import Position
 from tailrace_nats.check.permissions import Permissions, missing
 from tailrace_nats.check.server import Account, account, fast_ingest, server
 from tailrace_nats.check.stream import Found, stream
 from tailrace_nats.config import NatsConfig, Server
 from tailrace_nats.connection import Connection
 from tailrace_nats.credentials import check_creds, check_nkey, tls_context
+from tailrace_nats.newest import Reader
 from tailrace_nats.settings import drift
+from tailrace_nats.stamp import Stamper
 from tailrace_nats.stream import Streams
 from tailrace_nats.subjects import Subjects, shapes
 
-__all__ = ["examine"]
+__all__ = ["examine", "stored"]
 
 
 async def examine(config: NatsConfig, pipeline: str) -> list[Finding]:
@@ -42,6 +45,15 @@ async def examine(config: NatsConfig, pipeline: str) -> list[Finding]:
     if not any(finding.level == "error" for finding in findings):
         findings += await far.jetstream()
     return findings
+
+
+async def stored(config: NatsConfig, stamper: Stamper, reach: int) -> Position | None:
+    """The pipeline's position in the stream's newest `reach` messages, if the stream is there."""
+    check_creds(config.creds)
+    check_nkey(config.nkey)
+    far = _FarEnd(config, stamper.pipeline, tls_context(config))
+    await far.servers()
+    return await far.stored(stamper, reach) if far.server is not None else None
 
 
 class _FarEnd:
@@ -100,6 +112,13 @@ class _FarEnd:
         except TailraceError as error:
             return findings_of(error, "stream")
         return [*findings, *await self._account(makes_stream=found is None)]
+
+    async def stored(self, stamper: Stamper, reach: int) -> Position | None:
+        async with self._connected() as connection:
+            if await self._streams.look(connection) is None:
+                return None
+            reader = Reader(connection, self._streams.name, self._subjects.shapes, stamper)
+            return (await reader.read(reach)).position
 
     async def _account(self, *, makes_stream: bool) -> list[Finding]:
         answer = await self._told("$JS.API.INFO")
