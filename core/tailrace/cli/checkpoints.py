@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import click
@@ -26,7 +26,6 @@ from tailrace.resolve import default_name, find_store, resolve
 from tailrace.settings import Settings
 
 _DEFAULT = str(PipelineConfig.model_fields["checkpoint"].default)
-_FILES = ("sqlite", "file")
 _MEND = "name the place that the pipeline uses: checkpoint=sqlite:PATH"
 _FENCED = "an instance that is running stops at its next save"
 _NAMELESS = "-"  # what a pipeline is called of which neither name nor ends are given
@@ -40,9 +39,15 @@ class _Place:
         offer, location = find_store(address, registry)
         self.name = default_name(settings)
         self.where = mask(address)
-        if offer.name in _FILES and not os.path.exists(location):  # opening would make it
-            raise ConfigError(f"checkpoint: there is nothing at {self.where}", mend=_MEND)
         self.store: CheckpointStore = offer.load()(location)
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[CheckpointStore]:
+        """The store. Raises ConfigError where opening it would make it."""
+        if not await self.store.made():
+            raise ConfigError(f"checkpoint: there is nothing at {self.where}", mend=_MEND)
+        async with self.store:
+            yield self.store
 
     async def load(self, name: str) -> Checkpoint:
         """The pipeline's checkpoint, from the open store. Raises ConfigError if there is none."""
@@ -69,7 +74,7 @@ def show(given: Given, *, as_json: bool) -> None:
 
 
 async def _load(place: _Place) -> dict[str, Checkpoint]:
-    async with place.store as store:
+    async with place.opened() as store:
         names = [place.name] if place.name != _NAMELESS else await store.names()
         found = {name: await place.load(name) for name in names}
     if not found:
@@ -101,7 +106,7 @@ def move(given: Given, position: str) -> None:
 
 
 async def _move(place: _Place, position: Position) -> tuple[Checkpoint, Checkpoint]:
-    async with place.store as store:
+    async with place.opened() as store:
         old = await place.load(place.name)
         return old, await store.claim(place.name, replace(old, position=position))
 
@@ -119,7 +124,7 @@ def delete(given: Given, *, yes: bool) -> None:
 
 
 async def _delete(place: _Place) -> None:
-    async with place.store as store:
+    async with place.opened() as store:
         await store.delete(place.name)
 
 
