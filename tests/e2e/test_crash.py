@@ -170,7 +170,7 @@ def test_c07_killed_inside_a_transaction_of_100000_rows(
         connection.commit()
     for passing in (4, 5):
         pipeline.start(failpoint=f"durable:{passing}:kill").until_died()
-        assert batch < len(in_file(out)) < rows, "not inside the transaction"
+        assert 0 < len(in_file(out)) < rows, "not inside the transaction"
         assert confirmed(database) <= before
     pipeline.once()
     assert confirmed(database) > before

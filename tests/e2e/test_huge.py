@@ -47,7 +47,7 @@ def test_c18_a_huge_transaction_takes_little_memory_and_every_start_gets_further
         peaks.append(until_ended(pipeline))
         assert pipeline.wait() == (-9 if kill else 0), pipeline.said
     assert 0 < max(peaks) < LIMIT
-    places = re.findall("starting at (.*):(.*)", pipeline.log.read_text())
+    places = re.findall("starting at (.*):([0-9]+)", pipeline.log.read_text())
     assert len({lsn for lsn, _ in places}) == 1, "it is one transaction"
     dones = [int(done) for _, done in places]
     assert dones == sorted(set(dones))

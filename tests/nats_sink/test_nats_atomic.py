@@ -317,7 +317,7 @@ def test_n05_a_full_stream_takes_no_part_of_a_transaction(nats: Nats) -> None:
 
 def test_too_many_open_batches_are_waited_for(configured: Callable[[str], Nats]) -> None:
     url = configured(
-        "jetstream { limits { batch { max_inflight_per_stream: 2, timeout: 1s } } }"
+        "jetstream { limits { batch { max_inflight_per_stream: 2, timeout: 5s } } }"
     ).url
 
     async def run() -> Stored:
