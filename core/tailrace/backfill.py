@@ -13,6 +13,7 @@ import asyncio
 import hashlib
 import logging
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -21,7 +22,7 @@ from msgspec.structs import replace
 
 from tailrace.checkpoint import BackfillRequest, TableProgress
 from tailrace.config import PipelineConfig
-from tailrace.connector import BackfillSource, Chunk, TableStatus
+from tailrace.connector import BackfillSource, TableStatus
 from tailrace.errors import ConfigError, TransientError
 from tailrace.event import Batch, Event, Position, Transaction
 from tailrace.failpoint import failpoint
@@ -62,7 +63,7 @@ class Backfill:
         self._requests: list[BackfillRequest] = []
         self._superseded: set[str] = set()
         self._position: Position | None = None
-        self._window: Window | None = None
+        self._windows: deque[Window] = deque()
         self._whole = Whole()
         self._begun = asyncio.Event()
         self._woken = asyncio.Event()
@@ -201,8 +202,7 @@ class Backfill:
         elif left:
             table = self._statuses[left[0]].table
             await self._retry.call(partial(self._source.prepare, table))
-            while not self.tables[table.label].done:
-                await self._next_chunk(table)
+            await self._read_chunks(table)
         return bool(left)
 
     async def _pause(self) -> None:
@@ -213,18 +213,26 @@ class Backfill:
         except TimeoutError:
             pass
 
-    async def _next_chunk(self, table: TableSchema) -> None:
-        progress = self.tables[table.label]
-        window = self._window = Window(table, progress)
-        chunk = await self._retry.call(
-            lambda: self._source.chunk(
-                table, progress.after, self._config.snapshot_chunk, progress.where
-            )
-        )
+    async def _read_chunks(self, table: TableSchema) -> None:
+        """To the table's end, one chunk ahead: while one waits for its mark, the next is read."""
+        progress, waiting = self.tables[table.label], None
+        while waiting or not progress.done:
+            ahead = None if progress.done else await self._read_chunk(table, progress)
+            if waiting and not await waiting.is_emitted():
+                progress, waiting = self.tables[table.label], None  # both are read again
+            else:
+                progress, waiting = ahead.beyond if ahead else progress, ahead
+
+    async def _read_chunk(self, table: TableSchema, before: TableProgress) -> Window:
+        window = Window(table, before)
+        self._windows.append(window)
+        rows = self._config.snapshot_chunk
+        read = partial(self._source.chunk, table, before.after, rows, before.where)
+        chunk = await self._retry.call(read)
         failpoint("chunk")
         window.mark = await self._retry.call(self._source.head)
         window.chunk = chunk
-        await window.emitted.wait()
+        return window
 
     async def _read_whole(self) -> None:
         """Read the tables without a key, all as of one moment; from the start if that breaks off.
@@ -283,17 +291,21 @@ class Backfill:
     def follow(self, batch: Batch) -> list[Batch]:
         """What to deliver after `batch`: the chunk, once the stream has passed its mark."""
         found = self._end_whole(batch.position)
-        window = self._window
-        if window is None:
-            return found
-        window.watch(batch.events)
+        for window in self._windows:
+            window.watch(batch.events)
+        while self._windows and self._has_passed(self._windows[0], batch.position):
+            window = self._windows.popleft()
+            if window.again:  # what was read ahead goes on behind it
+                self._windows.clear()
+            else:
+                found += self._emit(window, batch.position)
+            window.end()
+        return found
+
+    def _has_passed(self, window: Window, position: Position) -> bool:
         if window.chunk is None or window.mark is None:
-            return found
-        if not self._source.passed(batch.position, window.mark):
-            return found
-        self._window = None
-        window.emitted.set()
-        return found if window.again else found + self._emit(window, window.chunk, batch.position)
+            return False
+        return self._source.passed(position, window.mark)
 
     def _end_whole(self, position: Position) -> list[Batch]:
         whole = self._whole
@@ -310,15 +322,10 @@ class Backfill:
         whole.emitted.set()
         return [Batch([], position, 0, done)]
 
-    def _emit(self, window: Window, chunk: Chunk, position: Position) -> list[Batch]:
-        label, before = window.table.label, window.progress
-        events = self._events(before, chunk.table or window.table, list(window.rows()))
-        progress = replace(
-            before,
-            after=chunk.last or before.after,
-            rows=before.rows + len(chunk.rows),
-            done=chunk.last is None,
-        )
+    def _emit(self, window: Window, position: Position) -> list[Batch]:
+        assert window.chunk is not None
+        label, progress, chunk = window.table.label, window.beyond, window.chunk
+        events = self._events(progress, chunk.table or window.table, list(window.rows()))
         self._note(label, progress)
         return self._cut(events, position, chunk.size, {label: progress})
 

@@ -80,7 +80,7 @@ class PipelineConfig(PluginConfig):
         " database's own SQL",
     )
     snapshot_chunk: int = Field(
-        5_000, alias="snapshot.chunk", gt=0, description="Rows read at a time by the backfill"
+        20_000, alias="snapshot.chunk", gt=0, description="Rows read at a time by the backfill"
     )
     format: str = Field("json", description="Shape of an event on the wire")
     checkpoint: str = Field("sqlite:cdc.db", description="Where the position is kept")

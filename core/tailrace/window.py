@@ -10,6 +10,8 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from msgspec.structs import replace
+
 from tailrace.checkpoint import TableProgress
 from tailrace.connector import Chunk, Reading
 from tailrace.event import Event, Position
@@ -39,7 +41,27 @@ class Window:
         self.moved: dict[Key, Key] = {}
         self.origins: dict[Key, Key] = {}  # the other way round
         self.again = False
-        self.emitted = asyncio.Event()
+        self._ended = asyncio.Event()
+
+    @property
+    def beyond(self) -> TableProgress:
+        """The table's progress once the chunk is delivered."""
+        assert self.chunk is not None
+        return replace(
+            self.progress,
+            after=self.chunk.last or self.progress.after,
+            rows=self.progress.rows + len(self.chunk.rows),
+            done=self.chunk.last is None,
+        )
+
+    def end(self) -> None:
+        """The stream has passed the mark: the chunk is emitted, or has to be read again."""
+        self._ended.set()
+
+    async def is_emitted(self) -> bool:
+        """Wait for the end; False if the chunk has to be read again."""
+        await self._ended.wait()
+        return not self.again
 
     def watch(self, events: Sequence[Event]) -> None:
         seen, ours = None, False
