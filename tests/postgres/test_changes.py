@@ -55,7 +55,7 @@ ROWS: list[dict[str, Any]] = [
 TABLE = "CREATE TABLE t (id int PRIMARY KEY, code text UNIQUE NOT NULL, n int)"
 
 
-def test_default_identity(each_database: str) -> None:
+def test_p13_p15_default_identity(each_database: str) -> None:
     sql(each_database, TABLE)
     first, second, third = ROWS
     assert [summary(event) for event in play(each_database, 4, *STATEMENTS)] == [
@@ -66,7 +66,7 @@ def test_default_identity(each_database: str) -> None:
     ]
 
 
-def test_full_identity(each_database: str) -> None:
+def test_p13_p15_full_identity(each_database: str) -> None:
     sql(each_database, TABLE, "ALTER TABLE t REPLICA IDENTITY FULL")
     first, second, third = ROWS
     assert [summary(event) for event in play(each_database, 4, *STATEMENTS)] == [
@@ -77,7 +77,7 @@ def test_full_identity(each_database: str) -> None:
     ]
 
 
-def test_index_identity(database: str) -> None:
+def test_p13_p15_index_identity(database: str) -> None:
     sql(database, TABLE, "ALTER TABLE t REPLICA IDENTITY USING INDEX t_code_key")
     first, second, third = ROWS
     events = play(database, 5, *STATEMENTS[:3], "UPDATE t SET code = 'b'", "DELETE FROM t")
@@ -90,7 +90,7 @@ def test_index_identity(database: str) -> None:
     ]
 
 
-def test_nothing_identity_and_no_key(database: str) -> None:
+def test_p13_nothing_identity_and_no_key(database: str) -> None:
     sql(database, TABLE, "ALTER TABLE t REPLICA IDENTITY NOTHING", "CREATE TABLE bare (n int)")
     inserted, bare = play(database, 2, STATEMENTS[0], "INSERT INTO bare VALUES (5)")
     assert summary(inserted) == ("c", {"id": 1}, None, ROWS[0], ())
@@ -107,7 +107,7 @@ def test_composite_key_in_its_own_order(database: str) -> None:
     assert events[1].before == {"b": "x", "a": 1}
 
 
-def test_unchanged_toast_is_absent_and_named(each_database: str) -> None:
+def test_p14_unchanged_toast_is_absent_and_named(each_database: str) -> None:
     sql(each_database, "CREATE TABLE t (id int PRIMARY KEY, big text, n int, note text)")
     _, update, key = play(
         each_database,
@@ -121,7 +121,7 @@ def test_unchanged_toast_is_absent_and_named(each_database: str) -> None:
     assert summary(key) == ("u", {"id": 7}, {"id": 1}, after, ("big",))
 
 
-def test_unchanged_toast_comes_from_the_full_old_row(each_database: str) -> None:
+def test_p14_unchanged_toast_comes_from_the_full_old_row(each_database: str) -> None:
     sql(
         each_database,
         "CREATE TABLE t (id int PRIMARY KEY, big text, n int)",
@@ -137,7 +137,7 @@ def test_unchanged_toast_comes_from_the_full_old_row(each_database: str) -> None
     assert summary(delete) == ("d", {"id": 1}, changed, None, ())
 
 
-def test_a_key_that_is_toasted_stays_in_the_event(each_database: str) -> None:
+def test_p14_p15_a_key_that_is_toasted_stays_in_the_event(each_database: str) -> None:
     """The new row lacks the key then; the old tuple, which is sent for that reason, has it."""
     sql(
         each_database,
