@@ -109,3 +109,10 @@ async def _type_names(connection: AsyncConnection[Any], relation: Relation) -> l
         [column.typmod for column in relation.columns],
     )
     return [name for (name,) in rows]
+
+
+async def sender_timeout(connection: AsyncConnection[Any]) -> float:
+    """The server's wal_sender_timeout in seconds; 0 for none."""
+    query = "SELECT setting::float8 / 1000 FROM pg_settings WHERE name = %s"
+    [(setting,)] = await fetch(connection, sql.SQL(query), "wal_sender_timeout")
+    return float(setting)

@@ -16,7 +16,9 @@ import psycopg
 from psycopg import AsyncConnection, pq, sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from tailrace.errors import ConfigError
 from tailrace_postgres.catalog import fetch
+from tailrace_postgres.config import PostgresConfig
 from tailrace_postgres.errors import pooler
 
 PINNED = {
@@ -58,6 +60,27 @@ def conninfo(dsn: str, name: str) -> str:
     ours = {**_DEFAULTS, "application_name": f"cdc {name}"[:63]}
     defaults = {key: value for key, value in ours.items() if key not in told}
     return make_conninfo(**{**defaults, **given, "client_encoding": "UTF8"})
+
+
+def conninfo_of(config: PostgresConfig, name: str) -> str:
+    """`conninfo` of ``source.dsn``; ConfigError for a bad one."""
+    try:
+        return conninfo(config.dsn.get_secret_value(), name)
+    except psycopg.ProgrammingError as error:
+        raise ConfigError(
+            "source.dsn: not a PostgreSQL connection string",
+            mend="write postgresql://user@host:5432/database or host=… dbname=…; in a URL,"
+            " @ : / and % of the password are %40 %3A %2F and %25",
+        ) from error
+
+
+def check_version(connection: AsyncConnection[Any]) -> None:
+    version = connection.info.server_version
+    if version < 140_000:
+        raise ConfigError(
+            f"PostgreSQL {version // 10_000} is too old",
+            mend="Tailrace reads PostgreSQL 14 and newer",
+        )
 
 
 def _parsed(dsn: str) -> dict[str, Any]:

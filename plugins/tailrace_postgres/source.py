@@ -28,11 +28,17 @@ from tailrace.errors import ConfigError, PositionLostError, TailraceError, Trans
 from tailrace.event import Batch, Event, Position
 from tailrace.patterns import Patterns
 from tailrace.schema import TableSchema
-from tailrace_postgres.catalog import fetch, is_standby
+from tailrace_postgres.catalog import fetch, is_standby, sender_timeout
 from tailrace_postgres.check import Names, examine, place
 from tailrace_postgres.chunks import estimated, one_snapshot, read_chunk
 from tailrace_postgres.config import PostgresConfig
-from tailrace_postgres.connecting import break_off, conninfo, exposure, session
+from tailrace_postgres.connecting import (
+    break_off,
+    check_version,
+    conninfo_of,
+    exposure,
+    session,
+)
 from tailrace_postgres.decoder import Decoder
 from tailrace_postgres.decoders import Decoders
 from tailrace_postgres.errors import translated
@@ -102,7 +108,7 @@ class PostgresSource(BackfillSource):
         return self._identity
 
     async def open(self) -> None:
-        self._parse()
+        self._info = conninfo_of(self.config, self.setup.name)
         with translated("source.dsn: connecting to PostgreSQL", opening=True):
             admin = await self._connection()
             if danger := exposure(admin):
@@ -110,22 +116,12 @@ class PostgresSource(BackfillSource):
             await self._check_server(admin)
             await self._identify()
 
-    def _parse(self) -> None:
-        try:
-            self._info = conninfo(self.config.dsn.get_secret_value(), self.setup.name)
-        except psycopg.ProgrammingError as error:
-            raise ConfigError(
-                "source.dsn: not a PostgreSQL connection string",
-                mend="write postgresql://user@host:5432/database or host=… dbname=…; in a URL,"
-                " @ : / and % of the password are %40 %3A %2F and %25",
-            ) from error
-
     async def check(self) -> list[Finding]:
         try:
-            self._parse()
+            self._info = conninfo_of(self.config, self.setup.name)
             with translated("source.dsn: connecting to PostgreSQL", opening=True):
                 connection = await self._connection()
-                _check_version(connection)
+                check_version(connection)
             return await examine(connection, self._info, self._names())
         except TailraceError as error:
             return findings_of(error, "connection")
@@ -154,7 +150,7 @@ class PostgresSource(BackfillSource):
                 await connection.close()
 
     async def _check_server(self, admin: AsyncConnection[Any]) -> None:
-        _check_version(admin)
+        check_version(admin)
         [(standby, level)] = await fetch(
             admin, sql.SQL("SELECT pg_is_in_recovery(), current_setting('wal_level')")
         )
@@ -227,7 +223,7 @@ class PostgresSource(BackfillSource):
                 timeline = await self._timeline_here(replication)
                 tables = await self._publish(admin, resuming=saved is not None)
                 place, made = await self._place(admin, replication, timeline, saved)
-                timeout = await self._sender_timeout(admin)
+                timeout = await sender_timeout(admin)
                 await link.start(self.slot, self._publisher.name, place.lsn, timeout)
             except BaseException:
                 await link.close()
@@ -272,14 +268,6 @@ class PostgresSource(BackfillSource):
             if self.config.create or await find_slot(admin, self.slot):
                 raise
             raise ConfigError.of([error, slot_missing(self.slot, self.config)]) from error
-
-    async def _sender_timeout(self, admin: AsyncConnection[Any]) -> float:
-        [(setting,)] = await fetch(
-            admin,
-            sql.SQL("SELECT setting::float8 / 1000 FROM pg_settings WHERE name = %s"),
-            "wal_sender_timeout",
-        )
-        return float(setting)
 
     async def _read(self, link: Link, assembler: Assembler) -> AsyncGenerator[Batch, None]:
         cutter = Cutter(self.setup)
@@ -421,11 +409,3 @@ class PostgresSource(BackfillSource):
             await self._identify()  # it may lead to another cluster by now
             if self.config.create:  # what was made by hand is taken as it stands
                 await drop_slot(await self._connection(), self.slot)
-
-
-def _check_version(admin: AsyncConnection[Any]) -> None:
-    if admin.info.server_version < 140_000:
-        raise ConfigError(
-            f"PostgreSQL {admin.info.server_version // 10_000} is too old",
-            mend="Tailrace reads PostgreSQL 14 and newer",
-        )
