@@ -36,15 +36,16 @@ async def copied(
             lines, ended = _waiting(pgconn)
             if lines:
                 yield lines
+                await asyncio.sleep(0)  # others must get on, too
             elif not ended:
                 await _readable(pgconn.socket)
-                pgconn.consume_input()
     finally:
         if not ended:
             await connection.cancel_safe()
-            while not _waiting(pgconn)[1]:
+        while not ended:
+            lines, ended = _waiting(pgconn)
+            if not lines and not ended:
                 await _readable(pgconn.socket)
-                pgconn.consume_input()
         results = await connection.wait(fetch_many(pgconn))
     for result in results:
         if result.status == pq.ExecStatus.FATAL_ERROR:
@@ -54,12 +55,19 @@ async def copied(
 def _waiting(pgconn: pq.abc.PGconn) -> tuple[list[bytes], bool]:
     """What has arrived, up to a block, and whether it was the last."""
     lines: list[bytes] = []
-    receive, append = pgconn.get_copy_data, lines.append
-    for _ in range(_BLOCK):
+    receive, append, consumed = pgconn.get_copy_data, lines.append, False
+    while len(lines) < _BLOCK:
         length, data = receive(1)
-        if length <= 0:
-            return lines, length < 0
-        append(bytes(data))
+        if length > 0:
+            append(bytes(data))
+            consumed = False
+        elif length < 0:
+            return lines, True
+        elif not consumed:
+            pgconn.consume_input()  # what has come meanwhile, before anybody waits for more
+            consumed = True
+        else:
+            break
     return lines, False
 
 
