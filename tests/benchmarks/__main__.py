@@ -110,10 +110,9 @@ def _stream(
     ours: dict[str, Contender] = {
         "file": ToFile(database, folder),
         "nats": ToNats(database, folder, nats),
+        "atomic": ToNatsAtomic(database, folder, nats),
     }
-    if ToNatsAtomic.there():
-        ours["atomic"] = ToNatsAtomic(database, folder, nats)
-    wanted = [ours[group] for group in STREAMING if group in plan.groups and group in ours]
+    wanted = [ours[group] for group in STREAMING if group in plan.groups]
     if not wanted:
         return
     contenders = [RecvLogical(database, folder), *wanted]

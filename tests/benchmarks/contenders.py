@@ -11,7 +11,6 @@ from benchmarks.children import Child, Usage
 from benchmarks.database import Database
 from benchmarks.plan import Case
 from tailrace_demo.servers import Nats
-from tailrace_nats.config import NatsConfig
 
 STREAM = "bench"
 _HOURS = 3600.0
@@ -135,11 +134,6 @@ class ToNatsAtomic(ToNats):
 
     name = "atomic"
     words = ("sink.atomic=true",)
-
-    @staticmethod
-    def there() -> bool:
-        """Whether the sink can do that."""
-        return "atomic" in NatsConfig.model_fields
 
     def takes(self, case: Case) -> bool:
         return case.per_transaction == 100

@@ -28,7 +28,7 @@ def text(result: Result) -> str:
     """For the terminal."""
     parts = [_title(result)]
     parts += [_aligned(head, lines) for head, lines in _tables(result) if lines]
-    parts += [f"{name}: {said}" for name, said in _absent(result).items()]
+    parts += [f"{name}: {said}" for name, said in result.peers.items()]
     parts.append(_verdict(result))
     return "\n\n".join(parts)
 
@@ -37,7 +37,7 @@ def markdown(result: Result) -> str:
     """For the documentation."""
     parts = [_title(result)]
     parts += [_piped(head, lines) for head, lines in _tables(result) if lines]
-    parts += [f"{name}: {said}." for name, said in _absent(result).items()]
+    parts += [f"{name}: {said}." for name, said in result.peers.items()]
     parts.append(_verdict(result))
     return "\n\n".join(parts) + "\n"
 
@@ -129,14 +129,6 @@ def _memory(result: Result) -> Iterable[Line]:
     if (wide := result.wide) is not None:
         figure = f"peak, backfill of {wide.rows} rows of 1 MB to file"
         yield figure, f"{wide.peak / 1e6:.0f} MB", most, aim, ""
-
-
-def _absent(result: Result) -> dict[str, str]:
-    """What to say of each peer, and of a path that this version does not have."""
-    measured = {s.contender for s in result.streamed}
-    if "atomic" in result.plan.groups and "atomic" not in measured:
-        return {**result.peers, _PATHS["atomic"]: "not there"}
-    return result.peers
 
 
 def _verdict(result: Result) -> str:
