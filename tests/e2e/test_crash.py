@@ -84,18 +84,18 @@ def test_c04_killed_while_the_checkpoint_is_written(
     cdc: Make, database: str, tmp_path: Path, store: str, kills: int
 ) -> None:
     """Small batches: it is nearly always saving."""
-    history, out = History(database, rows=200, pace=0.001), tmp_path / "out.jsonl"
+    history, out = History(database, rows=200), tmp_path / "out.jsonl"
     history.create()
     (tmp_path / "file").mkdir()
-    keys = (f"checkpoint={store}:{tmp_path / store}", "batch.events=20", "snapshot.chunk=20")
-    pipeline = cdc("sink=file", f"sink.path={out}", "sink.fsync=false", *keys)
+    keys = ("sink=file", f"sink.path={out}", f"checkpoint={store}:{tmp_path / store}")
+    pipeline = cdc(*keys, "sink.fsync=false", "batch.events=20", "snapshot.chunk=20")
     with history.writing():
         for _ in range(kills):
             size = out.stat().st_size if out.exists() else 0
             pipeline.start()
             until_grown(out, size + 5_000)
             pipeline.kill()
-    pipeline.once()
+    cdc(*keys).once()
     history.truth().check(in_file(out), repeats=kills * 20)
 
 
