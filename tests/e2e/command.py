@@ -133,7 +133,16 @@ class Cdc:
         assert self.wait(patience) == -signal.SIGKILL, self.said
 
     def until_caught_up(self, tables: Sequence[str] = (), patience: float = PATIENCE) -> None:
-        """Wait until all that is committed now is delivered and saved, and `tables` are done."""
+        """Wait until all that is committed now, and every row of `tables`, is delivered and saved.
+
+        That a table is done is said when its last rows are on the way: before what is written then.
+        """
+
+        def has_read() -> bool:
+            assert self.running, f"it has ended:\n{self.said}"
+            return self.has_read(tables)
+
+        until(has_read, f"the backfill of {', '.join(tables)}", patience)
         with psycopg.connect(self.dsn, autocommit=True) as connection:
             [(end,)] = connection.execute("SELECT pg_current_wal_insert_lsn()").fetchall()
             # The log must go on for the stream to pass `end`, which may lie behind a page's header.
@@ -148,10 +157,9 @@ class Cdc:
                 return connection.execute(query, [self.name, end]).fetchone() is not None
 
             until(caught_up, f"{self.name} to catch up; it says:\n{self.said}", patience)
-        until(lambda: self.has_read(tables), f"the backfill of {', '.join(tables)}")
 
     def has_read(self, tables: Sequence[str]) -> bool:
-        """Whether the backfill of `tables` is done."""
+        """Whether the backfill has read the last row of `tables`."""
         log = self.log.read_text()
         return all(f"public.{table} done" in log for table in tables)
 
