@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from pipelines import Run, confirmed, delivered_once, running, sql
+from sources import streamed
 from tailrace.event import Event
 
 TABLE = "CREATE TABLE t (id int PRIMARY KEY, a text, b int)"
@@ -21,7 +22,7 @@ def told(events: Sequence[Event]) -> list[tuple[str, Any]]:
 
 
 def both(dsn: str, *changes: str, **keys: Any) -> tuple[list[Event], list[Event]]:
-    """What the backfill gives, and what the changes do afterwards, up to a row of `ending`."""
+    """What the backfill gives, and the events of changes after it."""
 
     async def scenario() -> tuple[list[Event], list[Event]]:
         async with running(dsn, keys={**OWN, **keys}) as run:
@@ -29,7 +30,8 @@ def both(dsn: str, *changes: str, **keys: Any) -> tuple[list[Event], list[Event]
             read = len(run.events)
             sql(dsn, *changes)
             await passed(run, dsn)
-            return run.events[:read], run.events[read:]
+            # The rows of a table that has come meanwhile may be read, too.
+            return run.events[:read], [e for e in run.events[read:] if e.op != "r"]
 
     return asyncio.run(scenario())
 
@@ -90,29 +92,24 @@ def test_p12_altered_while_streaming(each_database: str) -> None:
     sql(each_database, TABLE, "CREATE TABLE u (id int PRIMARY KEY)")
     sql(each_database, "CREATE PUBLICATION mine FOR TABLE t")
 
-    async def scenario() -> list[Event]:
-        async with running(each_database, snapshot="never", keys=OWN) as run:
-            await run.streaming()
-            sql(
-                each_database,
-                "INSERT INTO t VALUES (1, 'a', 1)",
-                "INSERT INTO u VALUES (1)",
-                "ALTER PUBLICATION mine ADD TABLE u",
-                "INSERT INTO u VALUES (2)",
-                "ALTER PUBLICATION mine SET TABLE t (id, a), u WHERE (id > 3)",
-                "INSERT INTO t VALUES (2, 'b', 2)",
-                "INSERT INTO u VALUES (3)",
-                "INSERT INTO u VALUES (4)",
-                "ALTER PUBLICATION mine SET (publish = 'insert, delete')",
-                "UPDATE t SET a = 'unseen'",
-                "DELETE FROM t WHERE id = 1",
-                "ALTER PUBLICATION mine DROP TABLE t",
-                "INSERT INTO t VALUES (5, 'e', 5)",
-            )
-            await passed(run, each_database)
-            return run.events
-
-    assert told(asyncio.run(scenario())) == [
+    events = streamed(
+        each_database,
+        "INSERT INTO t VALUES (1, 'a', 1)",
+        "INSERT INTO u VALUES (1)",
+        "ALTER PUBLICATION mine ADD TABLE u",
+        "INSERT INTO u VALUES (2)",
+        "ALTER PUBLICATION mine SET TABLE t (id, a), u WHERE (id > 3)",
+        "INSERT INTO t VALUES (2, 'b', 2)",
+        "INSERT INTO u VALUES (3)",
+        "INSERT INTO u VALUES (4)",
+        "ALTER PUBLICATION mine SET (publish = 'insert, delete')",
+        "UPDATE t SET a = 'unseen'",
+        "DELETE FROM t WHERE id = 1",
+        "ALTER PUBLICATION mine DROP TABLE t",
+        "INSERT INTO t VALUES (5, 'e', 5)",
+        publication="mine",
+    )
+    assert told(events) == [
         ("c", {"id": 1, "a": "a", "b": 1}),
         ("c", {"id": 2}),
         ("c", {"id": 2, "a": "b"}),
