@@ -31,6 +31,7 @@ log = logging.getLogger("tailrace.postgres")
 _IN_TIME = sql.SQL("SET LOCAL lock_timeout = '5s'; ")
 """Altering a publication waits for VACUUM of a table that it names, and others wait for us."""
 
+_NOT_NOW = (psycopg.errors.UndefinedTable, psycopg.errors.LockNotAvailable)
 _RACES = (
     psycopg.errors.DuplicateObject,
     psycopg.errors.UniqueViolation,
@@ -173,7 +174,7 @@ class Publisher:
             try:
                 await self._run(connection, adding(self.name, [table]), f"lacks {table.label}")
                 added = True
-            except (psycopg.errors.UndefinedTable, psycopg.errors.LockNotAvailable):
+            except (*_NOT_NOW, TransientError):
                 continue  # gone, or for the next time
             except ConfigError as error:
                 self._refused.add(table.relation.relid)
